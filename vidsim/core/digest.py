@@ -1,4 +1,4 @@
-"""A digest of an array that does not depend on how it is sharded (a sum modulo 2^32 is free of order)."""
+"""A digest of an array that is free of sharding (a sum modulo 2^32 has no order)."""
 
 import jax
 import jax.numpy as jnp

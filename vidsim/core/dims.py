@@ -17,7 +17,9 @@ LEGEND = {
 }  # fmt: skip
 
 
-def check(where: str, sizes: dict[str, int], **arrays: tuple[tuple[int, ...], str]) -> dict[str, int]:
+def check(
+    where: str, sizes: dict[str, int], **arrays: tuple[tuple[int, ...], str]
+) -> dict[str, int]:
     """Checks shapes against suffixes and returns the size of each letter.
 
     where    name of the caller, for the error

@@ -1,4 +1,4 @@
-"""Named random streams on the host (numpy). Every draw is a function of (seed, names, ids) alone."""
+"""Named random streams on the host (numpy): functions of (seed, names, ids) alone."""
 
 import hashlib
 
@@ -45,7 +45,7 @@ def hash_uniform(seed: int, name: str, ids: np.ndarray) -> np.ndarray:
 
 
 def clip_key(clip_id: str, piece: int, occurrence: int) -> int:
-    """The uint32 that keys all randomness of one piece of a clip; never 0 (0 marks an empty slot)."""
+    """The uint32 that keys the randomness of a piece of a clip; never 0 (an empty slot)."""
     return stable_hash("clip", clip_id, int(piece), int(occurrence)) % 0xFFFFFFFF + 1
 
 

@@ -1,4 +1,4 @@
-"""Named random streams on the device (jax). Keys come from (seed, name, step, clip), never from a position."""
+"""Named random streams on the device, keyed by (seed, name, step, clip), never by a position."""
 
 import zlib
 

@@ -9,7 +9,7 @@ Tree = dict[str, Any]
 
 
 def init_params(module: nn.Module, key: jax.Array, *args: Any, **kwargs: Any) -> Tree:
-    """Plain float32 weights of `module`; args may be arrays or ShapeDtypeStructs (only shapes matter)."""
+    """Plain float32 weights of `module`; of args (arrays or structs) only shapes matter."""
     variables = jax.jit(lambda k: module.init(k, *_zeros(args), **_zeros(kwargs)))(key)
     return nn.unbox(variables)["params"]
 
@@ -22,7 +22,7 @@ def abstract_params(module: nn.Module, *args: Any, **kwargs: Any) -> Tree:
 
 
 def param_axes(module: nn.Module, *args: Any, **kwargs: Any) -> Tree:
-    """Logical axis names of every weight: a tree like the weights whose leaves are tuples of names."""
+    """Logical axis names of every weight: a tree whose leaves are tuples."""
     boxed = _shapes(module, args, kwargs)
     return jax.tree.map(
         lambda box: tuple(box.names), boxed, is_leaf=lambda x: isinstance(x, nn.Partitioned)
@@ -36,5 +36,6 @@ def _shapes(module: nn.Module, args: Any, kwargs: Any) -> Tree:
 
 def _zeros(tree: Any) -> Any:
     return jax.tree.map(
-        lambda x: jax.numpy.zeros(x.shape, x.dtype) if isinstance(x, jax.ShapeDtypeStruct) else x, tree
+        lambda x: jax.numpy.zeros(x.shape, x.dtype) if isinstance(x, jax.ShapeDtypeStruct) else x,
+        tree,
     )

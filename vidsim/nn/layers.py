@@ -1,7 +1,7 @@
 """Every weight of the project is made here, with the names of its logical axes.
 
-Axis names: embed, mlp, heads, kv_heads, layers, vocab, patch, text, time, conv_in, conv_out, latent,
-table, and None for an axis that is never sharded. `vidsim.parallel.rules` maps names to mesh axes;
+Axis names: embed, mlp, heads, kv_heads, layers, vocab, patch, text, time, conv_in, conv_out,
+latent, table, and None for an axis that is never sharded. `vidsim.parallel.rules` maps names to mesh axes;
 `vidsim.train.optim` picks the optimiser by them.
 """
 
@@ -37,7 +37,9 @@ INITS: dict[str, Init] = {
 }
 
 
-def param(module: nn.Module, name: str, init: Init | str, shape: tuple[int, ...], axes: Axes) -> jax.Array:
+def param(
+    module: nn.Module, name: str, init: Init | str, shape: tuple[int, ...], axes: Axes
+) -> jax.Array:
     """Declares a float32 weight with logical axes; returns the plain array."""
     if len(axes) != len(shape):
         raise ValueError(f"{name}: {len(axes)} axis names {axes} for shape {shape}")
@@ -80,7 +82,7 @@ class Embed(nn.Module):
 
 
 class RmsNorm(nn.Module):
-    """x / rms(x) * g over the last axis, in float32; returns the dtype of x. Source: arXiv:1910.07467."""
+    """x / rms(x) * g over the last axis, in float32; keeps the dtype of x. arXiv:1910.07467."""
 
     width: int
     eps: float = 1e-6

@@ -24,7 +24,9 @@ class MeshConfig:
     def __post_init__(self) -> None:
         sizes = dataclasses.astuple(self)
         if sum(n == -1 for n in sizes) > 1 or any(n == 0 or n < -1 for n in sizes):
-            raise bad("mesh", f"sizes {dict(zip(AXES, sizes, strict=True))}", "positive, at most one -1")
+            raise bad(
+                "mesh", f"sizes {dict(zip(AXES, sizes, strict=True))}", "positive, at most one -1"
+            )
 
     def shape(self, num_devices: int) -> tuple[int, ...]:
         """Sizes along AXES for this many devices. Raises BadInput when they do not multiply up."""
@@ -34,7 +36,9 @@ class MeshConfig:
             sizes[sizes.index(-1)] = num_devices // fixed
         if math.prod(sizes) != num_devices:
             named = ", ".join(f"{a}={n}" for a, n in zip(AXES, sizes, strict=True))
-            raise bad("mesh", f"{named} on {num_devices} devices", "sizes must multiply to the devices")
+            raise bad(
+                "mesh", f"{named} on {num_devices} devices", "sizes must multiply to the devices"
+            )
         return tuple(sizes)
 
 

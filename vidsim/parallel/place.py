@@ -13,7 +13,7 @@ from vidsim.parallel.rules import Rules
 def constrain(x: jax.Array, axes: tuple[str | None, ...], rules: Rules | None = None) -> jax.Array:
     """Constrains an activation to its logical axes under the current mesh; identity without a mesh.
 
-    Axes whose size the mesh does not divide are an error of `Rules.sharding`, not a silent replication.
+    x     activation with one logical axis name (or None) for each axis
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
@@ -35,4 +35,6 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def place_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
     """Puts a host batch on the mesh: arrays are split over their first axis, scalars copied."""
     rows, copy = row_sharding(mesh), replicated(mesh)
-    return {k: jax.device_put(np.asarray(v), rows if np.ndim(v) else copy) for k, v in batch.items()}
+    return {
+        k: jax.device_put(np.asarray(v), rows if np.ndim(v) else copy) for k, v in batch.items()
+    }

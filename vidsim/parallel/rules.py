@@ -1,4 +1,4 @@
-"""One strict table from logical axis names to mesh axes. Modules name axes; only this file knows the mesh."""
+"""One strict table from logical axis names to mesh axes; only this file knows the mesh."""
 
 import dataclasses
 import math
@@ -63,11 +63,13 @@ class Rules:
 
 
 def shardings(rules: Rules, mesh: Mesh, axes_tree: Any, shapes_tree: Any) -> Any:
-    """A tree of shardings for weights: axes_tree holds tuples of names, shapes_tree arrays or structs."""
+    """Shardings of weights: axes_tree holds tuples of names, shapes_tree arrays or structs."""
     axes, shapes = flatten(axes_tree), flatten(shapes_tree)
     if axes.keys() != shapes.keys():
         odd = sorted(axes.keys() ^ shapes.keys())[0]
-        raise bad("sharding", f"parameter {odd!r} has no counterpart", "axes and weights must match")
+        raise bad(
+            "sharding", f"parameter {odd!r} has no counterpart", "axes and weights must match"
+        )
     return jax.tree_util.tree_map_with_path(
         lambda path, names: _named(rules, mesh, names, shapes, path), axes_tree, is_leaf=is_axes
     )

@@ -1,0 +1,63 @@
+"""The command `vidsim`: one subcommand a file; each file imports its heavy parts when it runs."""
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+import vidsim
+from vidsim.core.errors import BadInput, nearest
+
+COMMANDS = {
+    "quickstart": "train a small VAE and denoiser on CPU, sample, score, write report.html",
+    "index": "list every clip of a folder, manifest, TFDS data set or world in a Parquet index",
+    "train": "train a VAE or a denoiser; the same command resumes",
+    "encode": "write the latent cache of an index with a trained VAE",
+    "sample": "text to video or image",
+    "eval": "score a checkpoint; table, results.json, report.html",
+    "inspect": "parameters, optimizers, FLOPs and bytes of a config; row length for an index",
+    "bench": "packing, data, vae, step: a table with ratios",
+}
+
+
+def build_parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
+    """The complete parser; only the named subcommand's file is imported when argv names one."""
+    parser = argparse.ArgumentParser(prog="vidsim", description=vidsim.__doc__)
+    parser.add_argument("--version", action="version", version=vidsim.__version__)
+    sub = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, text in COMMANDS.items():
+        child = sub.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        if argv is None or name in argv:
+            module = importlib.import_module(f"vidsim.cli.{name}")
+            module.add_arguments(child)
+            child.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command. Exits: 0 done, 1 requirement failed, 2 bad use, 42-47 core/exits.py."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    _quiet()
+    first = next((w for w in words if not w.startswith("-")), None)
+    if first is not None and first not in COMMANDS:
+        print(f"vidsim: unknown command {first!r}; {nearest(first, COMMANDS)}", file=sys.stderr)
+        return 2
+    args = build_parser(words).parse_args(words)
+    try:
+        return int(args.run(args) or 0)
+    except BadInput as error:
+        print(f"vidsim {args.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"vidsim {args.command}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _quiet() -> None:
+    """Keeps third-party chatter off the screen; our own progress is printed by the commands."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("orbax").setLevel(logging.ERROR)
+    logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)
