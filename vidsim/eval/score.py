@@ -1,0 +1,202 @@
+"""The one score row that every suite reports, its table, and requirements such as `vae/psnr>=30`."""
+
+import math
+import operator
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from rich.table import Table
+
+from vidsim.core.errors import bad, nearest
+from vidsim.eval.stats import Interval
+
+Direction = Literal["higher", "lower", "info"]
+_ARROW = {"higher": "↑", "lower": "↓", "info": "·"}
+_OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
+_REQUIREMENT = re.compile(r"^\s*([^<>=\s]+)\s*(>=|<=|>|<)\s*(\S+)\s*$")
+
+
+@dataclass(frozen=True)
+class Score:
+    """One measured number with all that is needed to judge it.
+
+    metric      "suite/name" or "suite/name/detail", e.g. "prompts/colour/96x64"
+    value       point estimate, in `unit`
+    low, high   bounds of its 95% interval; NaN where there is none
+    n           independent clips (or draws) behind it
+    direction   whether higher or lower is better; "info" when neither
+    floor       the best value that measuring itself allows (e.g. the parser on true renders), None if unknown
+    baselines   name -> value of what costs nothing: chance, a flat colour, copying a frame
+    unit        "share", "dB", "nats", ... ; "" for none
+    """
+
+    metric: str
+    value: float
+    low: float
+    high: float
+    n: int
+    direction: Direction
+    floor: float | None = None
+    baselines: Mapping[str, float] = field(default_factory=dict)
+    unit: str = ""
+
+    def __post_init__(self) -> None:
+        if self.direction not in _ARROW:
+            raise bad("Score", f"direction {self.direction!r}", f"one of {', '.join(_ARROW)}")
+        if re.search(r"[<>=\s]", self.metric) or not self.metric:
+            raise bad("Score", f"metric {self.metric!r}", "a name without spaces or <>=")
+
+
+def score_of(
+    metric: str,
+    interval: Interval,
+    direction: Direction,
+    *,
+    floor: float | None = None,
+    baselines: Mapping[str, float] | None = None,
+    unit: str = "",
+) -> Score:
+    """A score row from a point and its interval."""
+    return Score(
+        metric, interval.value, interval.low, interval.high, interval.n, direction, floor,
+        dict(baselines or {}), unit,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A requirement, the number found and whether it holds. NaN never holds."""
+
+    text: str
+    metric: str
+    value: float
+    passed: bool
+
+
+def require(scores: Sequence[Score], requirements: str | Iterable[str]) -> list[Outcome]:
+    """Checks requirements of the form `metric>=number` (also <=, >, <).
+
+    scores        rows to look in
+    requirements  each names a metric, or one bound of its interval by `metric.low` or `metric.high`
+    Returns       one outcome a requirement; a command leaves with code 1 when any has not passed
+    Raises        BadInput for a malformed requirement or an unknown metric (naming the nearest)
+    """
+    values: dict[str, float] = {}
+    for score in scores:
+        bounds = {"": score.value, ".low": score.low, ".high": score.high}
+        values.update({score.metric + suffix: bound for suffix, bound in bounds.items()})
+    outcomes = []
+    for text in [requirements] if isinstance(requirements, str) else requirements:
+        metric, sign, target = parse_requirement(text)
+        if metric not in values:
+            known = [score.metric for score in scores]
+            raise bad("--require", f"no metric {metric!r} in this table", nearest(metric, known))
+        value = values[metric]
+        outcomes.append(Outcome(text.strip(), metric, value, _OPERATORS[sign](value, target)))
+    return outcomes
+
+
+def parse_requirement(text: str) -> tuple[str, str, float]:
+    """Splits `metric>=number` into its three parts. Raises BadInput."""
+    match = _REQUIREMENT.match(text)
+    form = "metric, one of >= <= > <, a number; for example 'vae/psnr>=30'"
+    if not match:
+        raise bad("--require", f"{text!r}", form)
+    metric, sign, number = match.groups()
+    try:
+        target = float(number)
+    except ValueError:
+        raise bad("--require", f"{number!r} in {text!r} is not a number", form) from None
+    if math.isnan(target):
+        raise bad("--require", f"{text!r} compares with NaN", form)
+    return metric, sign, target
+
+
+def format_value(value: float | None, unit: str = "") -> str:
+    """A number for people: shares with three digits, dB with two, the rest with four significant."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    if unit == "share":
+        return f"{value:.3f}"
+    if unit == "dB":
+        return f"{value:.2f}"
+    if float(value).is_integer() and abs(value) < 1e6:
+        return f"{int(value)}"
+    return f"{value:.4g}"
+
+
+def columns(score: Score) -> dict[str, str]:
+    """The cells of one row, by heading; screen and page show the same ones."""
+    unit = score.unit
+    interval = "–"
+    if not (math.isnan(score.low) or math.isnan(score.high)):
+        interval = f"{format_value(score.low, unit)} … {format_value(score.high, unit)}"
+    baselines = ", ".join(f"{k} {format_value(v, unit)}" for k, v in score.baselines.items())
+    return {
+        "metric": score.metric,
+        "value": format_value(score.value, unit) + (" dB" if unit == "dB" else ""),
+        "95% interval": interval,
+        "n": str(score.n),
+        "better": _ARROW[score.direction],
+        "floor": format_value(score.floor, unit),
+        "baselines": baselines or "–",
+    }
+
+
+def verdicts(outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:
+    """Outcomes by metric, the bounds `.low` and `.high` under the metric they belong to."""
+    found: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        found.setdefault(re.sub(r"\.(low|high)$", "", outcome.metric), []).append(outcome)
+    return found
+
+
+def table(scores: Sequence[Score], outcomes: Sequence[Outcome] = (), title: str = "") -> Table:
+    """The score table for the screen. `floor` is the best value that measuring itself allows."""
+    judged = verdicts(outcomes)
+    grid = Table(title=title or None, title_justify="left", header_style="bold")
+    for score in scores[:1]:
+        for name in columns(score):
+            right = name in ("value", "n", "floor")
+            grid.add_column(name, justify="right" if right else "left", no_wrap=name == "metric")
+    if outcomes:
+        grid.add_column("required")
+    for score in scores:
+        cells = list(columns(score).values())
+        if outcomes:
+            cells.append("\n".join(
+                ("[green]pass[/] " if o.passed else "[red]FAIL[/] ")
+                + o.text.removeprefix(score.metric) for o in judged.get(score.metric, [])
+            ))  # fmt: skip
+        grid.add_row(*cells)
+    return grid
+
+
+def to_json(score: Score) -> dict[str, Any]:
+    """JSON-able form; numbers that JSON lacks become the strings "inf", "-inf" and "nan"."""
+    return plain(asdict(score))
+
+
+def from_json(row: Mapping[str, Any]) -> Score:
+    """The inverse of `to_json`."""
+    numbers = {k: float(row[k]) for k in ("value", "low", "high")}
+    floor = None if row["floor"] is None else float(row["floor"])
+    baselines = {k: float(v) for k, v in row["baselines"].items()}
+    return Score(**{**row, **numbers, "floor": floor, "baselines": baselines})
+
+
+def plain(value: Any) -> Any:
+    """Replaces what JSON lacks: non-finite floats by strings, tuples by lists, numpy scalars by numbers."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
