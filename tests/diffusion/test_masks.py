@@ -1,0 +1,157 @@
+"""Condition masks: the named kinds, their weights, and independence from packing."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.reference import diffusion_numpy as ref
+from vidsim.core.errors import BadInput
+from vidsim.core.keys import per_clip
+from vidsim.diffusion.masks import (
+    KINDS,
+    FrameMask,
+    MaskConfig,
+    condition_tokens,
+    draw_kinds,
+    draw_masks,
+    ends,
+)
+
+KEY = jax.random.key(0)
+CLIPS = 4000
+NOTHING = dict.fromkeys(KINDS, 0.0)
+
+
+def _only(kind, **more):
+    return MaskConfig(**{**NOTHING, kind: 1.0}, **more)
+
+
+def _frames_given(cfg, frames, clips=300):
+    """bool[clips, frames]: what is given in each of many one-segment rows of one token a frame."""
+    clip_key = jnp.arange(1, clips + 1, dtype=jnp.uint32)[:, None]
+    count = jnp.full((clips, 1), frames, jnp.int32)
+    segment = jnp.ones((clips, frames), jnp.int32)
+    frame = jnp.tile(jnp.arange(frames)[None], (clips, 1))
+    mask = draw_masks(cfg, KEY, clip_key, count)
+    return np.asarray(condition_tokens(mask, KEY, clip_key, segment, frame, count))
+
+
+def test_kinds_are_drawn_by_their_weights():
+    cfg = MaskConfig(none=4, first=1, prefix=2, suffix=1, first_last=1, random=1)
+    keys = per_clip(KEY, jnp.arange(CLIPS, dtype=jnp.uint32))
+    kinds = np.asarray(draw_kinds(cfg, keys, jnp.full((CLIPS,), 9)))
+    share = np.bincount(kinds, minlength=6) / CLIPS
+    # five standard deviations of a share of n draws
+    np.testing.assert_allclose(share, np.array([4, 1, 2, 1, 1, 1]) / 10, atol=5 * 0.5 / CLIPS**0.5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_weight_of_zero_is_never_drawn(kind):
+    keys = per_clip(KEY, jnp.arange(CLIPS, dtype=jnp.uint32))
+    cfg = MaskConfig(**{**dict.fromkeys(KINDS, 0.3), kind: 0.0})
+    assert KINDS.index(kind) not in np.asarray(draw_kinds(cfg, keys, jnp.full((CLIPS,), 9)))
+    assert set(np.asarray(draw_kinds(_only(kind), keys, jnp.full((CLIPS,), 9)))) == {
+        KINDS.index(kind)
+    }
+
+
+def test_kinds_give_the_frames_they_name():
+    first = _frames_given(_only("first"), 5)
+    assert (first == np.array([True, False, False, False, False])).all()
+    both = _frames_given(_only("first_last"), 5)
+    assert (both == np.array([True, False, False, False, True])).all()
+    assert not _frames_given(_only("none"), 5).any()
+
+
+@pytest.mark.parametrize("kind", ["prefix", "suffix"])
+def test_prefix_and_suffix_lengths_are_uniform(kind):
+    given = _frames_given(_only(kind), 5, clips=CLIPS)
+    given = given if kind == "prefix" else given[:, ::-1]
+    length = given.sum(1)
+    assert (given == (np.arange(5)[None] < length[:, None])).all()
+    share = np.bincount(length, minlength=6)[1:5] / CLIPS
+    assert length.min() == 1 and length.max() == 4
+    np.testing.assert_allclose(share, 0.25, atol=5 * 0.5 / CLIPS**0.5)
+
+
+def test_random_gives_any_subset_but_never_all_or_nothing():
+    given = _frames_given(_only("random"), 3, clips=CLIPS)
+    subsets = {tuple(row) for row in given}
+    assert len(subsets) == 2**3 - 2, "every subset except none and all"
+    rate = given.mean(0)
+    np.testing.assert_allclose(rate, rate.mean(), atol=5 * 0.5 / CLIPS**0.5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("frames", [1, 2, 3, 9])
+def test_some_frame_always_stays_noisy(kind, frames):
+    given = _frames_given(_only(kind), frames)
+    assert not given.all(1).any()
+    if frames == 1:
+        assert not given.any(), "an image is never a condition"
+    if kind not in ("none",) and frames >= 3:
+        assert given.any(1).all()
+
+
+@pytest.mark.parametrize("head,tail,given", [(0, 0, -1), (2, 0, -1), (0, 3, -1), (1, 1, 3)])
+def test_fixed_masks_equal_the_slow_sets(head, tail, given):
+    frames, tokens_a_frame = 6, 4
+    frame = jnp.repeat(jnp.arange(frames), tokens_a_frame)[None]
+    one = jnp.ones((1, 1), jnp.int32)
+    mask = ends(one * head, one * tail)._replace(given=one * given)
+    made = condition_tokens(
+        mask, KEY, one.astype(jnp.uint32), jnp.ones_like(frame), frame, one * frames
+    )
+    chosen = ref.given_frames(head, tail, given, frames)
+    want = [f in chosen for f in range(frames) for _ in range(tokens_a_frame)]
+    np.testing.assert_array_equal(np.asarray(made)[0], want)
+
+
+def test_all_tokens_of_a_frame_go_together_and_packing_changes_nothing():
+    cfg = MaskConfig()
+    rng = np.random.default_rng(0)
+    frames = rng.integers(1, 7, 12)
+    keys = np.arange(100, 112, dtype=np.uint32)
+
+    def draw(clips, slots, length):
+        segment, frame = np.zeros((1, length), np.int32), np.zeros((1, length), np.int32)
+        clip_key, count = np.zeros((1, slots), np.uint32), np.zeros((1, slots), np.int32)
+        at = 0
+        for slot, clip in enumerate(clips):
+            n = frames[clip] * 3
+            segment[0, at : at + n] = slot + 1
+            frame[0, at : at + n] = np.repeat(np.arange(frames[clip]), 3)
+            clip_key[0, slot], count[0, slot] = keys[clip], frames[clip]
+            at += n
+        arrays = [jnp.asarray(a) for a in (clip_key, segment, frame, count)]
+        mask = draw_masks(cfg, KEY, arrays[0], arrays[3])
+        return np.asarray(condition_tokens(mask, KEY, *arrays)), segment
+
+    together, segment = draw(list(range(12))[::-1], 14, 12 * 18 + 5)
+    for slot, clip in enumerate(list(range(12))[::-1]):
+        alone, _ = draw([clip], 1, 18)
+        mine = together[segment == slot + 1]
+        np.testing.assert_array_equal(mine, alone[0, : frames[clip] * 3])
+        by_frame = mine.reshape(-1, 3)
+        assert (by_frame == by_frame[:, :1]).all()
+    assert not together[segment == 0].any(), "padding is never given"
+
+
+def test_kinds_too_long_for_a_clip_become_none():
+    keys = per_clip(KEY, jnp.arange(200, dtype=jnp.uint32))
+    assert (np.asarray(draw_kinds(_only("first_last"), keys, jnp.full((200,), 2))) == 0).all()
+
+
+def test_mask_is_a_plain_tree_of_arrays():
+    mask = ends(jnp.ones((2, 3), jnp.int32), jnp.zeros((2, 3), jnp.int32))
+    assert isinstance(jax.tree.map(lambda a: a, mask), FrameMask)
+
+
+def test_impossible_settings_are_refused():
+    with pytest.raises(BadInput, match="MaskConfig.prefix: -1"):
+        MaskConfig(prefix=-1)
+    with pytest.raises(BadInput, match="MaskConfig: all weights are 0"):
+        MaskConfig(**NOTHING)
+    with pytest.raises(BadInput, match="MaskConfig.noise: 1.0"):
+        MaskConfig(noise=1.0)
