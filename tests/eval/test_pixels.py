@@ -73,7 +73,9 @@ def test_boxes_beyond_the_border_are_clipped_and_fractions_covered():
 def test_ssim_equals_explicit_loops():
     truth = noise(2, 17, 20)
     ours = np.clip(truth.astype(int) + noise(2, 17, 20, 1) // 3, 0, 255).astype(np.uint8)
-    want = np.mean([slow_ssim(ours[t, ..., c], truth[t, ..., c]) for t in range(2) for c in range(3)])
+    want = np.mean(
+        [slow_ssim(ours[t, ..., c], truth[t, ..., c]) for t in range(2) for c in range(3)]
+    )
     # Variances as differences of float64 means: 16 digits less 5 of cancellation.
     assert pixels.ssim(ours, truth) == pytest.approx(want, abs=1e-9)
 

@@ -12,7 +12,7 @@ from vidsim.eval.stats import clip_bootstrap, paired_bootstrap, wilson
 @pytest.mark.parametrize(
     ("k", "n", "low", "high"),
     [
-        # Newcombe 1998, Statistics in Medicine 17, table I, method 3 (score, no continuity correction).
+        # Newcombe 1998, Statistics in Medicine 17, table I, method 3 (score, uncorrected).
         (81, 263, 0.2553, 0.3662),
         (15, 148, 0.0624, 0.1605),
         (0, 20, 0.0000, 0.1611),

@@ -105,7 +105,9 @@ def test_png_is_lossless_and_jpg_close(tmp_path):
 def test_gif_of_few_colours_is_exact_and_keeps_time(tmp_path):
     video = np.stack([np.roll(bars_video(1)[0], 5 * t, axis=1) for t in range(10)])
     image = Image.open(write_media(tmp_path / "a.gif", video, 24).path)
-    frames = [(np.asarray(f.convert("RGB")), f.info["duration"]) for f in ImageSequence.Iterator(image)]
+    frames = [
+        (np.asarray(f.convert("RGB")), f.info["duration"]) for f in ImageSequence.Iterator(image)
+    ]
     assert np.array_equal(np.stack([f for f, _ in frames]), video)
     # 10 frames at 24 a second last 416.7 ms; a delay counts steps of 10 ms.
     assert abs(sum(d for _, d in frames) - 10 * 1000 / 24) <= 5

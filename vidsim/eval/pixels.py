@@ -1,7 +1,7 @@
 """Distances between videos of 8-bit pixels, in float64 on the host.
 
 PSNR of a video is taken from the mean squared error over all its frames, pixels and channels, and
-PSNRs of videos are then averaged. (The mean of per-frame PSNRs is larger; tables that use it differ.)
+PSNRs of videos are then averaged. The mean of per-frame PSNRs is larger; tables that use it differ.
 Two equal videos have an infinite PSNR; it is reported as such, not capped.
 """
 
@@ -19,7 +19,7 @@ Box = tuple[float, float, float, float]
 
 
 def psnr_of_mse(mse: float) -> float:
-    """Peak signal to noise ratio in dB of a mean squared error in squared 8-bit steps; inf for 0."""
+    """Peak signal to noise ratio in dB of a mean squared error in 8-bit steps; inf for 0."""
     return math.inf if mse == 0 else 10.0 * math.log10(PEAK * PEAK / mse)
 
 
@@ -52,10 +52,13 @@ def flat_colour_psnr(truth_THWC: np.ndarray) -> float:
     return psnr_of_mse(float(np.square(pixels - pixels.mean(0)).mean()))
 
 
-def box_mask(boxes_TKB: np.ndarray | Sequence[Sequence[Box]], height: int, width: int) -> np.ndarray:
+def box_mask(
+    boxes_TKB: np.ndarray | Sequence[Sequence[Box]], height: int, width: int
+) -> np.ndarray:
     """True inside any box of a frame.
 
-    boxes_TKB  one list of (top, left, bottom, right) in pixels for each frame, half open, clipped to the frame
+    boxes_TKB  (top, left, bottom, right) in pixels, half open, any number for each frame; what
+               lies outside the frame is cut off
     Returns    bool[T,H,W]
     """
     mask_THW = np.zeros((len(boxes_TKB), height, width), bool)
@@ -75,10 +78,10 @@ def masked_psnr(ours_THWC: np.ndarray, truth_THWC: np.ndarray, mask_THW: np.ndar
 
 
 def ssim(ours_THWC: np.ndarray, truth_THWC: np.ndarray) -> float:
-    """Structural similarity, averaged over frames and channels (Wang et al. 2004, IEEE TIP 13, eq. 13).
+    """Structural similarity, averaged over frames and channels (Wang et al. 2004, eq. 13).
 
-    Gaussian window of 11x11 with sigma 1.5, K1 = 0.01, K2 = 0.03, peak 255, only where the window lies
-    inside the frame. Raises BadInput below 11 pixels.
+    Gaussian window of 11x11 with sigma 1.5, K1 = 0.01, K2 = 0.03, peak 255, only where the window
+    lies inside the frame. Raises BadInput below 11 pixels.
     """
     if ours_THWC.shape != truth_THWC.shape:
         raise bad("ssim", f"{ours_THWC.shape} beside {truth_THWC.shape}", "videos of one shape")
@@ -108,7 +111,5 @@ def _ssim_frame(ours_HWC: np.ndarray, truth_HWC: np.ndarray, window: np.ndarray)
 def _blur(array: np.ndarray, window: np.ndarray, axis: int) -> np.ndarray:
     """Correlation with a symmetric window along one axis, where it fits."""
     size = array.shape[axis] - len(window) + 1
-    parts = (
-        weight * np.take(array, range(i, i + size), axis) for i, weight in enumerate(window)
-    )
+    parts = (weight * np.take(array, range(i, i + size), axis) for i, weight in enumerate(window))
     return sum(parts)  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""Plots as inline SVG that take their ink from the page, so that they read on light and dark paper."""
+"""Plots as inline SVG that take their ink from the page and so read on light and dark paper."""
 
 import io
 import itertools

@@ -109,7 +109,7 @@ def save_result(
     run: Mapping[str, Any],
     outcomes: Sequence[Outcome] = (),
 ) -> SavedResult:
-    """Writes samples/, one contact sheet a group, and results.json last, so that it vouches for the rest.
+    """Writes samples/, a contact sheet for each group, then results.json, which vouches for them.
 
     folder    created if absent; files of an earlier evaluation of the same suite are overwritten
     run       who and what: checkpoint, hashes, versions, hardware, wall time

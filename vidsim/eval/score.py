@@ -1,4 +1,4 @@
-"""The one score row that every suite reports, its table, and requirements such as `vae/psnr>=30`."""
+"""The one score row of every suite, its table, and requirements such as `vae/psnr>=30`."""
 
 import math
 import operator
@@ -27,7 +27,7 @@ class Score:
     low, high   bounds of its 95% interval; NaN where there is none
     n           independent clips (or draws) behind it
     direction   whether higher or lower is better; "info" when neither
-    floor       the best value that measuring itself allows (e.g. the parser on true renders), None if unknown
+    floor       the best value that measuring itself allows (the parser on true renders), or None
     baselines   name -> value of what costs nothing: chance, a flat colour, copying a frame
     unit        "share", "dB", "nats", ... ; "" for none
     """
@@ -115,7 +115,7 @@ def parse_requirement(text: str) -> tuple[str, str, float]:
 
 
 def format_value(value: float | None, unit: str = "") -> str:
-    """A number for people: shares with three digits, dB with two, the rest with four significant."""
+    """A number for people: shares with three decimals, dB with two, others to four digits."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     if math.isinf(value):
@@ -190,7 +190,7 @@ def from_json(row: Mapping[str, Any]) -> Score:
 
 
 def plain(value: Any) -> Any:
-    """Replaces what JSON lacks: non-finite floats by strings, tuples by lists, numpy scalars by numbers."""
+    """Replaces what JSON lacks: non-finite floats by strings, numpy values by plain ones."""
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

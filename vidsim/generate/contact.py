@@ -69,7 +69,7 @@ def contact_sheet(
 
 
 def wrap(text: str, width_of, max_width: float, max_lines: int) -> list[str]:
-    """Breaks a text at spaces into lines no wider than max_width; the last ends in an ellipsis when cut.
+    """Breaks a text at spaces into lines of at most max_width; an ellipsis marks what is cut.
 
     width_of  function str -> width in the unit of max_width
     """

@@ -54,7 +54,7 @@ ENDINGS = (*CODECS, ".gif", *IMAGES)
 
 @dataclass(frozen=True)
 class Written:
-    """What lies in the file: sizes in pixels, and one line for each thing that differs from the input."""
+    """What lies in the file: sizes in pixels, and a line for each difference from the input."""
 
     path: Path
     num_frames: int
@@ -99,7 +99,7 @@ def write_media(
     video_THWC  uint8, RGB
     fps         frames a second
     metadata    JSON-able facts (prompt, seed, ...), stored as the file's comment
-    Returns     what was written; a notice where yuv420p needed an even size and a row or column was repeated
+    Returns     what was written; a notice where an odd size got a row or column more for yuv420p
     Raises      BadInput as `check_media`, and for pixels that are not uint8 RGB
     """
     video_THWC = np.asarray(video_THWC)
@@ -150,9 +150,7 @@ def _even(video_THWC: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     return padded, (f"{size}: the last row or column repeated, yuv420p needs even sizes",)
 
 
-def _encode(
-    partial: Path, codec: Codec, video_THWC: np.ndarray, fps: float, comment: str
-) -> None:
+def _encode(partial: Path, codec: Codec, video_THWC: np.ndarray, fps: float, comment: str) -> None:
     _, H, W, _ = video_THWC.shape
     rate = Fraction(fps).limit_denominator(1001)
     options = dict(codec.container_options)
@@ -192,11 +190,11 @@ def _write_image(partial: Path, kind: str, frame_HWC: np.ndarray, comment: str) 
 
 
 def _write_gif(partial: Path, video_THWC: np.ndarray, fps: float, comment: str) -> None:
-    """One palette for all frames, so that still parts do not flicker; dithered only where colours were lost."""
+    """One palette for all frames, so that still parts keep still; dithered if colours were lost."""
     palette, exact = _palette(video_THWC)
     dither = Image.Dither.NONE if exact else Image.Dither.FLOYDSTEINBERG
     frames = [Image.fromarray(f).quantize(palette=palette, dither=dither) for f in video_THWC]
-    # A delay counts hundredths of a second: round the times, not the delays, so that errors do not add up.
+    # A delay counts hundredths of a second: round times, not delays, or errors add up.
     times_cs = np.rint(np.arange(len(frames) + 1) * 100.0 / fps).astype(int)
     delays_ms = (10 * np.maximum(np.diff(times_cs), 2)).tolist()
     extra = {"comment": comment.encode()} if comment else {}
