@@ -62,7 +62,8 @@ class Linear(nn.Module):
         w = param(self, "w", self.init, (self.din, self.dout), self.axes)
         y = jnp.matmul(x.astype(self.dtype), w.astype(self.dtype))
         if self.use_bias:
-            y = y + param(self, "b", "zero", (self.dout,), (self.axes[1],)).astype(self.dtype)
+            b = param(self, "b", "zero", (self.dout,), (self.axes[1],)).astype(self.dtype)
+            y = y + b.reshape((1,) * (y.ndim - 1) + (-1,))
         return y
 
 

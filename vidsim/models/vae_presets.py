@@ -1,0 +1,29 @@
+"""Named shapes of video autoencoders."""
+
+from vidsim.core.errors import bad, nearest
+from vidsim.models.vae_config import VaeConfig
+
+PRESETS: dict[str, VaeConfig] = {
+    # public weights fit these two (norm_eps: theirs is 1e-12 of the norm itself)
+    "wan21": VaeConfig(norm_eps=1e-12),
+    "wan22": VaeConfig(
+        latent_channels=48, base_dim=160, decoder_dim=256, time_down=(False, True, True),
+        patch=(1, 2, 2), residual=True, norm_eps=1e-12,
+    ),
+    # seconds to compile, for tests and debugging: stride 4x8x8
+    "tiny": VaeConfig(
+        latent_channels=4, base_dim=8, dim_mult=(1, 2, 2), num_res_blocks=1, decoder_res_blocks=1,
+        space_down=(True, False), time_down=(True, True), patch=(1, 4, 4),
+    ),
+    "laptop": VaeConfig(
+        latent_channels=32, base_dim=192, dim_mult=(1,), num_res_blocks=1, decoder_res_blocks=2,
+        space_down=(), time_down=(), patch=(4, 8, 8), mid_attention=False, conv="winograd",
+    ),
+}  # fmt: skip
+
+
+def preset(name: str) -> VaeConfig:
+    """The shape of that name. Raises BadInput with the nearest known name."""
+    if name not in PRESETS:
+        raise bad("vae preset", repr(name), nearest(name, PRESETS))
+    return PRESETS[name]
