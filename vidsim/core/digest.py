@@ -28,5 +28,11 @@ def digest(array: jax.Array) -> jax.Array:
 def digests(tree: object) -> dict[str, int]:
     """Digest of every leaf by slash path, computed on the device, fetched once."""
     flat = flatten(tree)
-    values = jax.jit(lambda leaves: [digest(leaf) for leaf in leaves])(list(flat.values()))
+    values = digest_leaves(list(flat.values()))
     return {path: int(value) for path, value in zip(flat, jax.device_get(values), strict=True)}
+
+
+@jax.jit  # at module level, so that saving again does not compile again
+def digest_leaves(leaves: list[jax.Array]) -> list[jax.Array]:
+    """Digest uint32[] of each array."""
+    return [digest(leaf) for leaf in leaves]

@@ -1,0 +1,46 @@
+"""Exit codes of the commands, and the exceptions that end a run with one of them.
+
+A supervisor restarts a run after 42, 43, a signal or a crash; it gives up after 2 and 44 to 47.
+"""
+
+DONE = 0
+REQUIREMENT_FAILED = 1
+BAD_USE = 2
+PREEMPTED = 42
+WATCHDOG = 43
+NON_FINITE = 44
+BAD_DATA = 45
+NO_CHECKPOINT = 46
+DISK_FULL = 47
+
+RESTARTABLE = frozenset({PREEMPTED, WATCHDOG})
+
+
+class RunEnded(RuntimeError):
+    """A run that ends early for a stated reason; commands print one line and leave with `code`."""
+
+    code = 1
+
+
+class Preempted(RunEnded):
+    """A stop was asked for, and the state is saved: the same command resumes."""
+
+    code = PREEMPTED
+
+
+class NonFiniteLimit(RunEnded):
+    """Too many updates in a row had non-finite gradients."""
+
+    code = NON_FINITE
+
+
+class NoValidCheckpoint(RunEnded):
+    """Checkpoints exist, and every one of them is damaged."""
+
+    code = NO_CHECKPOINT
+
+
+class DiskFull(RunEnded):
+    """A checkpoint does not fit on the disk; the earlier ones are whole."""
+
+    code = DISK_FULL
