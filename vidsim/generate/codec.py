@@ -1,0 +1,188 @@
+"""Clips of many sizes through the VAE, compiling few shapes.
+
+Sizes share a few canvases: a clip lies in a canvas's upper left corner, the rest is masked, which
+is exact. Time goes in chunks with the VAE's feature cache, which is exact too, so memory does not
+grow with duration; the last chunk is filled up with frames that are thrown away again, which
+causality allows.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+
+from vidsim.core.canvas import choose_canvases
+from vidsim.core.errors import bad
+from vidsim.models.vae import Tree, Vae
+from vidsim.models.vae_stream import decode_chunk, encode_chunk
+
+Size = tuple[int, int]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class CodecConfig:
+    """How much is coded at once.
+
+    canvases      different canvas sizes at most; each compiles once
+    chunk_pixels  pixels of one call at most (one latent frame of one clip if that is more)
+    batch         clips of one call at most
+    latent_frames latent frames of one call at most
+    """
+
+    canvases: int = 3
+    chunk_pixels: int = 1 << 20
+    batch: int = 16
+    latent_frames: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("canvases", "chunk_pixels", "batch", "latent_frames"):
+            if getattr(self, name) < 1:
+                raise bad(f"CodecConfig.{name}", f"{getattr(self, name)}", "at least 1")
+
+
+@dataclass(frozen=True)
+class Job:
+    """Clips coded together: indices, canvas (latent rows, columns), clips and latents a call."""
+
+    clips: tuple[int, ...]
+    canvas: Size
+    batch: int
+    chunk: int
+
+
+def plan_jobs(shapes: Sequence[tuple[int, int, int]], stride: Size, cfg: CodecConfig) -> list[Job]:
+    """Groups clips for coding.
+
+    shapes  (t, h, w) of each clip in latent positions
+    stride  pixels a latent position: (frames, side)
+    """
+    canvases, of = choose_canvases(np.asarray(shapes)[:, 1:], cfg.canvases)
+    jobs = []
+    for number, (high, wide) in enumerate(canvases.tolist()):
+        clips, canvas = np.flatnonzero(of == number).tolist(), (high, wide)
+        # Clips of like duration together, so that few frames are coded for nothing.
+        clips.sort(key=lambda i: (shapes[i][0], i))
+        room = cfg.chunk_pixels // (stride[0] * stride[1] ** 2 * canvas[0] * canvas[1])
+        batch = _power_below(max(1, min(cfg.batch, room)))
+        batch = min(batch, _power_above(len(clips)))
+        chunk = max(1, min(cfg.latent_frames, room // batch))
+        for start in range(0, len(clips), batch):
+            jobs.append(Job(tuple(clips[start : start + batch]), canvas, batch, chunk))
+    return jobs
+
+
+def decode_clips(
+    vae: Vae,
+    params: Tree,
+    latents: Sequence[np.ndarray],
+    cfg: CodecConfig = CodecConfig(),  # noqa: B008 (frozen)
+    progress: Progress | None = None,
+) -> list[np.ndarray]:
+    """Pixels of each clip.
+
+    latents   float32 [t,h,w,c] each, raw (as the encoder's mean), of any size
+    progress  called with (clips done, clips)
+    Returns   uint8 [1 + (t - 1) * time_stride, H, W, 3] each
+    """
+    shapes = [latent.shape[:3] for latent in latents]
+    stride = vae.cfg.time_stride, vae.cfg.space_stride
+    videos: dict[int, np.ndarray] = {}
+    for job in plan_jobs(shapes, stride, cfg):
+        frames = 1 + (max(shapes[i][0] for i in job.clips) - 1)
+        canvas_Bthwc = np.zeros((job.batch, frames, *job.canvas, latents[0].shape[-1]), np.float32)
+        for b, i in enumerate(job.clips):
+            t, h, w = shapes[i]
+            canvas_Bthwc[b, :t, :h, :w] = latents[i]
+        valid_B2 = _valid(job, shapes)
+        state, parts = None, []
+        for chunk in _chunks(canvas_Bthwc, 1, job.chunk):
+            state, video = decode_chunk(vae, params, state, jnp.asarray(chunk), valid_B2)
+            parts.append(to_uint8(np.asarray(video)))
+        video_BTHWC = np.concatenate(parts, 1)
+        for b, i in enumerate(job.clips):
+            t, h, w = shapes[i]
+            T = 1 + (t - 1) * stride[0]
+            videos[i] = video_BTHWC[b, :T, : h * stride[1], : w * stride[1]].copy()
+        if progress:
+            progress(len(videos), len(latents))
+    return [videos[i] for i in range(len(latents))]
+
+
+def encode_clips(
+    vae: Vae,
+    params: Tree,
+    videos: Sequence[np.ndarray],
+    cfg: CodecConfig = CodecConfig(),  # noqa: B008 (frozen)
+    progress: Progress | None = None,
+) -> list[np.ndarray]:
+    """The encoder's mean for each clip.
+
+    videos   uint8 [T,H,W,3] each; T = 1 + k * time_stride, sides multiples of space_stride
+    Returns  float32 [1 + k, h, w, c] each
+    """
+    time_stride, space_stride = vae.cfg.time_stride, vae.cfg.space_stride
+    for video in videos:
+        vae.check_video((1, *video.shape))
+    shapes = [
+        (
+            1 + (v.shape[0] - 1) // time_stride,
+            v.shape[1] // space_stride,
+            v.shape[2] // space_stride,
+        )
+        for v in videos
+    ]
+    latents: dict[int, np.ndarray] = {}
+    for job in plan_jobs(shapes, (time_stride, space_stride), cfg):
+        frames = 1 + (max(shapes[i][0] for i in job.clips) - 1) * time_stride
+        sides = job.canvas[0] * space_stride, job.canvas[1] * space_stride
+        canvas_BTHWC = np.zeros((job.batch, frames, *sides, 3), np.uint8)
+        for b, i in enumerate(job.clips):
+            T, H, W, _ = videos[i].shape
+            canvas_BTHWC[b, :T, :H, :W] = videos[i]
+        valid_B2 = _valid(job, shapes)
+        state, parts = None, []
+        for chunk in _chunks(canvas_BTHWC, 1, job.chunk * time_stride):
+            state, mean, _ = encode_chunk(vae, params, state, to_float(chunk), valid_B2)
+            parts.append(np.asarray(mean))
+        mean_Bthwc = np.concatenate(parts, 1)
+        for b, i in enumerate(job.clips):
+            t, h, w = shapes[i]
+            latents[i] = mean_Bthwc[b, :t, :h, :w].copy()
+        if progress:
+            progress(len(latents), len(videos))
+    return [latents[i] for i in range(len(videos))]
+
+
+def to_float(video: np.ndarray) -> np.ndarray:
+    """uint8 0..255 to float32 -1..1."""
+    return np.asarray(video, np.float32) / np.float32(127.5) - np.float32(1)
+
+
+def to_uint8(video: np.ndarray) -> np.ndarray:
+    """-1..1 to uint8, rounded to nearest; what lies outside takes the nearest value."""
+    return np.rint((np.clip(video, -1, 1) + 1) * 127.5).astype(np.uint8)
+
+
+def _valid(job: Job, shapes: Sequence[tuple[int, int, int]]) -> np.ndarray:
+    """int32 [B,2] size of each clip in latent positions; empty places count as one position."""
+    sizes = [shapes[i][1:] for i in job.clips] + [(1, 1)] * (job.batch - len(job.clips))
+    return np.asarray(sizes, np.int32)
+
+
+def _chunks(array: np.ndarray, first: int, size: int) -> Iterator[np.ndarray]:
+    """The first frames, then `size` at a time, the last run filled up with its last frame."""
+    yield array[:, :first]
+    for start in range(first, array.shape[1], size):
+        part = array[:, start : start + size]
+        missing = size - part.shape[1]
+        yield np.concatenate([part, np.repeat(part[:, -1:], missing, 1)], 1) if missing else part
+
+
+def _power_below(n: int) -> int:
+    return 1 << (n.bit_length() - 1)
+
+
+def _power_above(n: int) -> int:
+    return 1 << (n - 1).bit_length()
