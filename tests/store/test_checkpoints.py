@@ -84,7 +84,8 @@ def test_restores_onto_another_mesh(tmp_path):
 
     x = np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32)
     store = CheckpointStore(tmp_path)
-    store.save(1, {"x": {"w": jax.device_put(x, NamedSharding(mesh((2, 2)), PartitionSpec("a", "b")))}})
+    split = NamedSharding(mesh((2, 2)), PartitionSpec("a", "b"))
+    store.save(1, {"x": {"w": jax.device_put(x, split)}})
     store.wait()
     for shape, spec in (((1, 1), (None, None)), ((4, 2), ("b", "a")), ((1, 8), ("b",))):
         sharding = NamedSharding(mesh(shape), PartitionSpec(*spec))

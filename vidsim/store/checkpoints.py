@@ -110,7 +110,9 @@ class CheckpointStore:
             )
         except Exception as error:
             raise self._explain(error, draft) from error
-        arrays = {path: {"shape": list(x.shape), "dtype": str(x.dtype)} for path, x in leaves.items()}
+        arrays = {
+            path: {"shape": list(x.shape), "dtype": str(x.dtype)} for path, x in leaves.items()
+        }
         facts = (step, arrays, digests, dict(extra or {}))
         self._commit = threading.Thread(target=self._finish, args=(response, draft, *facts))
         self._commit.start()
@@ -182,7 +184,9 @@ class CheckpointStore:
     def prune(self) -> list[int]:
         """Deletes committed steps beyond `keep`, except multiples of `keep_every`."""
         spare = [
-            s for s in self.steps()[: -self.keep] if not (self.keep_every and s % self.keep_every == 0)
+            s
+            for s in self.steps()[: -self.keep]
+            if not (self.keep_every and s % self.keep_every == 0)
         ]
         for step in spare:
             doomed = self.directory / f"{step}.deleting"
@@ -291,7 +295,7 @@ class CheckpointStore:
             shutil.rmtree(path, ignore_errors=True)
         free = shutil.disk_usage(self.directory).free
         return DiskFull(
-            f"{self.directory}: no space left while saving {draft.name}, {free:,} bytes are free now; "
+            f"{self.directory}: no space left for {draft.name}, {free:,} bytes are free now; "
             "earlier checkpoints are whole; free some space and start the same command"
         )
 
@@ -358,7 +362,9 @@ def _check_architecture(manifest: Manifest, flat: Mapping[str, Flat], where: str
     change = "use the configuration it was trained with"
     for item, leaves in flat.items():
         saved = {
-            p.removeprefix(f"{item}/"): e for p, e in manifest.arrays.items() if p.startswith(f"{item}/")
+            p.removeprefix(f"{item}/"): e
+            for p, e in manifest.arrays.items()
+            if p.startswith(f"{item}/")
         }
         for path in sorted(saved.keys() | leaves.keys()):
             have = _kind(saved[path]["shape"], saved[path]["dtype"]) if path in saved else "absent"

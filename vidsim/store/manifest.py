@@ -61,7 +61,9 @@ def read_manifest(folder: pathlib.Path) -> Manifest:
 def list_files(folder: pathlib.Path) -> dict[str, tuple[int, str]]:
     """Size and sha256 of every file under `folder` except the manifest, by relative path."""
     names = sorted(
-        p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != NAME
+        p.relative_to(folder).as_posix()
+        for p in folder.rglob("*")
+        if p.is_file() and p.name != NAME
     )
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         hashes = list(pool.map(lambda name: hash_file(folder / name), names))
@@ -69,9 +71,7 @@ def list_files(folder: pathlib.Path) -> dict[str, tuple[int, str]]:
     return {n: (s, h) for n, s, h in zip(names, sizes, hashes, strict=True)}
 
 
-def damaged_files(
-    folder: pathlib.Path, manifest: Manifest, check_hashes: bool = True
-) -> list[str]:
+def damaged_files(folder: pathlib.Path, manifest: Manifest, check_hashes: bool = True) -> list[str]:
     """One line for each file that is missing or differs in size or hash; empty when whole."""
 
     def problem(name: str) -> str | None:

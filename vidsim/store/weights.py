@@ -1,4 +1,4 @@
-"""Weights for use: one safetensors file and one config.json, known by the hash of their contents."""
+"""Weights for use: one safetensors file and one config.json, known by a hash of the contents."""
 
 import dataclasses
 import hashlib
@@ -44,7 +44,7 @@ def save_model(
     Raises   BadInput when the folder holds another model
     """
     target = pathlib.Path(directory)
-    arrays = {path: np.asarray(x) for path, x in flatten(params).items()}
+    arrays = {path: np.asarray(x, order="C") for path, x in flatten(params).items()}
     identity = model_hash(config, arrays, extra or {})
     if target.exists() and any(target.iterdir()):
         if _identity(target) == identity:
@@ -54,7 +54,7 @@ def save_model(
     draft = target.with_name(f".{target.name}.{os.getpid()}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
-    save_file({p: np.ascontiguousarray(x) for p, x in arrays.items()}, draft / _WEIGHTS)
+    save_file(arrays, draft / _WEIGHTS)
     body = {"format": FORMAT, "config": dict(config), "extra": dict(extra or {}), "hash": identity}
     (draft / _CONFIG).write_text(json.dumps(body, indent=1))
     if target.exists():
@@ -75,11 +75,11 @@ def load_model(directory: str | pathlib.Path) -> SavedModel:
         name = pathlib.Path(str(error.filename or _WEIGHTS)).name
         raise bad(f"{folder}", f"no {name}", "a folder with model.safetensors") from None
     except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise bad(f"{folder}", f"cannot be read ({error})", change="export the model again") from None
+        raise bad(f"{folder}", f"cannot be read ({error})", change="export it again") from None
     found = model_hash(body["config"], arrays, body["extra"])
     if found != body["hash"]:
         raise bad(
-            f"{folder}", f"contents have hash {found[:12]}", f"config.json says {body['hash'][:12]}",
+            f"{folder}", f"contents have hash {found[:12]}", f"expected {body['hash'][:12]}",
             "the files are damaged or were edited; export the model again",
         )  # fmt: skip
     return SavedModel(body["config"], unflatten(arrays), body["extra"], found)
@@ -91,9 +91,9 @@ def model_hash(
     """sha256 over config, extra, and each array's path, dtype, shape and bytes, by sorted path."""
     h = hashlib.sha256(json.dumps([FORMAT, config, extra], sort_keys=True).encode())
     for path in sorted(arrays):
-        x = np.ascontiguousarray(arrays[path])
-        h.update(json.dumps([path, x.dtype.name, list(np.shape(arrays[path]))]).encode())
-        h.update(x.view(np.uint8).data if x.ndim else x.tobytes())
+        x = np.asarray(arrays[path], order="C")
+        h.update(json.dumps([path, x.dtype.name, list(x.shape)]).encode())
+        h.update(x.reshape(-1).view(np.uint8).data)
     return h.hexdigest()
 
 

@@ -1,6 +1,6 @@
 """The folder of one run: its configuration, where it came from, and everything it writes.
 
-    config.json  provenance.json  metrics.jsonl  events.*  checkpoints/<step>/  samples/
+config.json  provenance.json  metrics.jsonl  events.*  checkpoints/<step>/  samples/
 """
 
 import fcntl
@@ -104,9 +104,7 @@ class Workdir:
             stream.seek(0)
             holder = stream.read().strip() or "unknown"
             stream.close()
-            raise bad(
-                f"{self.path}", f"in use by process {holder}", "one run at a time"
-            ) from None
+            raise bad(f"{self.path}", f"in use by process {holder}", "one run at a time") from None
         except OSError:  # bucket mounts cannot lock; the run goes on without
             pass
         else:
@@ -128,7 +126,7 @@ def code_facts() -> dict[str, Any]:
 
 
 def git_id(folder: pathlib.Path) -> str | None:
-    """Commit of the checkout that holds `folder`, "+changes" added when edited; None outside git."""
+    """Commit of the checkout that holds `folder`, with "+changes" when edited; None outside git."""
     command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty=+changes"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
