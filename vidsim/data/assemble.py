@@ -1,0 +1,164 @@
+"""Builds the packed batch of some rows from latents and caption tokens (names: core/batch.py)."""
+
+from typing import Protocol
+
+import numpy as np
+
+from vidsim.core.errors import bad
+from vidsim.core.host_random import hash_uniform
+from vidsim.data.plan import PlanConfig, StepRows
+
+
+class LatentSource(Protocol):
+    """Where latents and captions come from: a cache on disk, or arrays in memory.
+
+    patch            latent cells per token (t, h, w)
+    channels         latent channels
+    text_width       width of a caption's embedding; 0 when captions are byte tokens
+    clip             i32[n]    clip (row of the index) of each piece
+    grid             i32[n,3]  tokens (t, h, w)
+    fps              f32[n]    frames/s after decimation
+    size_HW          i32[n,2]  pixels
+    clip_key         u32[n]    keys the randomness of each piece
+    caption_start    i64[clips + 1] first caption of each clip; every clip has at least one
+    caption_tokens   i32[captions] text tokens of each caption, at least 1
+    """
+
+    patch: tuple[int, int, int]
+    channels: int
+    text_width: int
+    clip: np.ndarray
+    grid: np.ndarray
+    fps: np.ndarray
+    size_HW: np.ndarray
+    clip_key: np.ndarray
+    caption_start: np.ndarray
+    caption_tokens: np.ndarray
+
+    def latents(self, pieces: np.ndarray) -> list[np.ndarray]:
+        """The latent [t,h,w,c] of each of these pieces, in any float type."""
+
+    def captions(self, numbers: np.ndarray) -> list[np.ndarray]:
+        """The tokens i32[m] of each of these captions, or embeddings [m, text_width]."""
+
+
+def drawn_captions(
+    clip: np.ndarray, caption_start: np.ndarray, seed: int, epoch: int
+) -> np.ndarray:
+    """The caption of each clip in an epoch, drawn evenly by (seed, epoch, clip).
+
+    clip     i32[n] row of the index; pieces of one clip get the same caption
+    Returns  i64[n] caption number
+    """
+    start = caption_start[clip]
+    count = caption_start[clip + 1] - start
+    draw = hash_uniform(seed, f"caption of epoch {epoch}", clip)
+    return start + (draw * count).astype(np.int64)
+
+
+class DrawnText:
+    """Text tokens of the captions an epoch draws: what the plan packs by."""
+
+    def __init__(self, source: LatentSource, seed: int) -> None:
+        self.clip, self.seed = source.clip, seed
+        self.start, self.tokens = source.caption_start, source.caption_tokens
+
+    def __call__(self, epoch: int, pieces: np.ndarray) -> np.ndarray:
+        return self.tokens[drawn_captions(self.clip[pieces], self.start, self.seed, epoch)]
+
+
+def assemble(
+    source: LatentSource,
+    config: PlanConfig,
+    step: StepRows,
+    seed: int,
+    rows: np.ndarray | slice = slice(None),
+) -> dict[str, np.ndarray]:
+    """The packed batch of one step, or of some of its rows.
+
+    seed     the plan's, for the caption drawn of each clip
+    rows     which rows of the step, e.g. those of this host
+    Returns  the arrays of core/batch.py; num_clips and num_tokens are of the whole step
+    """
+    chosen = step.rows.take(np.arange(len(step.rows))[rows])
+    count = np.diff(chosen.offset)
+    row = np.repeat(np.arange(len(chosen)), count)
+    slot = np.arange(len(row)) - np.repeat(chosen.offset[:-1], count)
+    piece = chosen.piece
+    shape = (len(chosen), config.row_segments)
+    batch = {
+        "clip_key": np.zeros(shape, np.uint32),
+        "grid": np.zeros((*shape, 3), np.int32),
+        "fps": np.zeros(shape, np.float32),
+        "size": np.zeros((*shape, 2), np.int32),
+        "num_clips": np.float32(step.num_clips),
+        "num_tokens": np.float32(step.num_tokens),
+    }
+    for name, column in (("clip_key", source.clip_key), ("grid", source.grid),
+                         ("fps", source.fps), ("size", source.size_HW)):  # fmt: skip
+        batch[name][row, slot] = column[piece]
+    batch |= _patch_rows(source, config.row_tokens, len(chosen), piece, row, slot)
+    drawn = drawn_captions(source.clip[piece], source.caption_start, seed, step.epoch)
+    return batch | _text_rows(source, config.row_text, len(chosen), drawn, row, slot)
+
+
+def _starts(length: np.ndarray, slot: np.ndarray) -> list[int]:
+    """Where each clip begins inside its row."""
+    before = np.cumsum(length) - length
+    return (before - np.maximum.accumulate(np.where(slot == 0, before, 0))).tolist()
+
+
+def _patch_rows(
+    source: LatentSource, width: int, rows: int, piece: np.ndarray, row: np.ndarray,
+    slot: np.ndarray,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    (pt, ph, pw), c = source.patch, source.channels
+    patches_RNP = np.zeros((rows, width, pt * ph * pw * c), np.float32)
+    segment_RN = np.zeros((rows, width), np.int32)
+    position_RN3 = np.zeros((rows, width, 3), np.int32)
+    grid = source.grid[piece]
+    latents = source.latents(piece)
+    steps = np.arange(max(1, int(grid.max(initial=1))), dtype=np.int32)
+    starts = _starts(grid.astype(np.int64).prod(1), slot)
+    for latent_thwc, (t, h, w), r, s, a in zip(
+        latents, grid.tolist(), row.tolist(), slot.tolist(), starts, strict=True
+    ):
+        if latent_thwc.shape != (t * pt, h * ph, w * pw, c):
+            raise bad("packed batch", f"a latent of shape {latent_thwc.shape}",
+                      f"{(t * pt, h * ph, w * pw, c)} as planned", "encode again")  # fmt: skip
+        b = a + t * h * w
+        # core/patching.py's order, written in place: one copy from the latent to the row.
+        target = patches_RNP[r, a:b].reshape(t, h, w, pt, ph, pw, c)
+        target[...] = latent_thwc.reshape(t, pt, h, ph, w, pw, c).transpose(0, 2, 4, 1, 3, 5, 6)
+        segment_RN[r, a:b] = s + 1
+        position = position_RN3[r, a:b].reshape(t, h, w, 3)
+        position[..., 0] = steps[:t, None, None]
+        position[..., 1] = steps[:h, None]
+        position[..., 2] = steps[:w]
+    return {
+        "patches": patches_RNP,
+        "patch_segment": segment_RN,
+        "patch_position": position_RN3,
+        "action": np.zeros((rows, width), np.int32),
+    }
+
+
+def _text_rows(
+    source: LatentSource, width: int, rows: int, caption: np.ndarray, row: np.ndarray,
+    slot: np.ndarray,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    segment_RM = np.zeros((rows, width), np.int32)
+    position_RM = np.zeros((rows, width), np.int32)
+    if source.text_width:
+        name, text = "text", np.zeros((rows, width, source.text_width), np.float32)
+    else:
+        name, text = "text_ids", np.zeros((rows, width), np.int32)
+    length = source.caption_tokens[caption].astype(np.int64)
+    starts, count = _starts(length, slot), np.arange(width, dtype=np.int32)
+    for tokens, m, r, s, a in zip(
+        source.captions(caption), length.tolist(), row.tolist(), slot.tolist(), starts, strict=True
+    ):
+        text[r, a : a + m] = tokens
+        segment_RM[r, a : a + m] = s + 1
+        position_RM[r, a : a + m] = count[:m]
+    return {name: text, "text_segment": segment_RM, "text_position": position_RM}
