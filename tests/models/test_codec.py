@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from vidsim.core.errors import BadInput
-from vidsim.generate.codec import (
+from vidsim.models.codec import (
     CodecConfig,
     decode_clips,
     encode_clips,
