@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import vidsim
+from vidsim.cli.run import split_settings
 from vidsim.core.errors import BadInput, nearest
 
 COMMANDS = {
@@ -38,7 +39,7 @@ def build_parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command. Exits: 0 done, 1 requirement failed, 2 bad use, 42-47 core/exits.py."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = split_settings(list(sys.argv[1:] if argv is None else argv))
     _quiet()
     first = next((w for w in words if not w.startswith("-")), None)
     if first is not None and first not in COMMANDS:

@@ -1,0 +1,25 @@
+"""`vidsim train`: a configuration to a work directory; the same command resumes."""
+
+import argparse
+
+from vidsim.cli.run import run_and_report
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]",
+                        help="experiments/NAME.py[:variant], or a config.json")  # fmt: skip
+    parser.add_argument(
+        "--workdir", required=True, help="folder of the run; resumed when it exists"
+    )
+    parser.add_argument("settings", nargs="*", metavar="a.b=value",
+                        help="settings that replace those of the file; also --config.a.b=value")  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains to the end of the configuration, or from where the work directory stands."""
+    from vidsim.config import load_experiment, override
+    from vidsim.runs import build_run, run_training
+
+    data = override(load_experiment(args.config), args.settings)
+    return run_and_report("train", lambda: run_training(build_run(data), args.workdir))

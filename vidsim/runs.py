@@ -1,0 +1,253 @@
+"""What a training configuration means: from plain data to a finished work directory.
+
+A configuration names its task; each task has one dataclass here. The resolved configuration is
+written to the work directory's config.json, from which models are loaded again.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import grain
+import jax
+import numpy as np
+
+from vidsim.config import from_dict, to_dict
+from vidsim.core.errors import bad, nearest
+from vidsim.data.crops import CropConfig, crop_batches
+from vidsim.data.index import ClipIndex
+from vidsim.data.pipeline import make_plan, packed_batches
+from vidsim.data.plan import Plan, PlanConfig
+from vidsim.models.codec import encode_clips
+from vidsim.models.latents import LatentConfig, LatentMoments
+from vidsim.models.vae import Vae, VaeConfig
+from vidsim.parallel.mesh import MeshConfig, build_mesh
+from vidsim.store.shards import LatentCache
+from vidsim.store.weights import load_model, save_model
+from vidsim.store.workdir import Workdir
+from vidsim.tasks.autoencoding import Autoencoding, AutoencodingConfig
+from vidsim.tasks.denoising import Denoising, DenoisingConfig
+from vidsim.tasks.encoding import EncodeConfig, plan_cache, write_cache
+from vidsim.train.loop import FREE_KEYS, RunSpec, Trained, build_program, train
+from vidsim.train.optim import OptimConfig
+from vidsim.train.program import Program
+from vidsim.train.validation import ValidationConfig, make_validation
+
+VAE_FOLDER = "vae"
+
+
+@dataclasses.dataclass(frozen=True)
+class VaeData:
+    """Clips for the autoencoder.
+
+    index             Parquet index
+    crops             canvases and batch sizes
+    statistics_clips  clips over which the latents' mean and deviation are measured at the end
+    """
+
+    index: str
+    crops: CropConfig
+    statistics_clips: int = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentData:
+    """Latents for the denoiser: the cache to train on, and one held out for the fixed-noise loss."""
+
+    cache: str
+    validation_cache: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class VaeRun:
+    """Training of a video autoencoder."""
+
+    data: VaeData
+    autoencoding: AutoencodingConfig
+    run: RunSpec
+    optim: OptimConfig = OptimConfig()
+    mesh: MeshConfig = MeshConfig()
+    task: Literal["autoencoding"] = "autoencoding"
+
+
+@dataclasses.dataclass(frozen=True)
+class DenoiserRun:
+    """Training of a denoiser on a latent cache.
+
+    Patch width and latent statistics come from the cache: what the configuration says of them is
+    replaced when the run is resolved.
+    """
+
+    data: LatentData
+    denoising: DenoisingConfig
+    plan: PlanConfig
+    run: RunSpec
+    optim: OptimConfig = OptimConfig()
+    mesh: MeshConfig = MeshConfig()
+    validation: ValidationConfig = ValidationConfig()
+    task: Literal["denoising"] = "denoising"
+    vae_hash: str = ""
+
+
+RUNS: dict[str, type[VaeRun] | type[DenoiserRun]] = {
+    "autoencoding": VaeRun,
+    "denoising": DenoiserRun,
+}
+Run = VaeRun | DenoiserRun
+
+
+def build_run(data: Mapping[str, Any]) -> Run:
+    """The typed configuration. Raises BadInput for unknown tasks and keys."""
+    name = data.get("task")
+    if name not in RUNS:
+        raise bad("config", f"task {name!r}", nearest(str(name), RUNS), "set config.task")
+    return from_dict(RUNS[name], data)
+
+
+def run_training(run: Run, workdir: str | Path) -> Trained:
+    """Trains (or resumes) what the configuration says; see `train_vae`, `train_denoiser`."""
+    return train_vae(run, workdir) if isinstance(run, VaeRun) else train_denoiser(run, workdir)
+
+
+def train_vae(run: VaeRun, workdir: str | Path) -> Trained:
+    """Trains an autoencoder and exports its averaged weights and latent statistics to vae/."""
+    index = ClipIndex.open(run.data.index)
+    batches = vae_batches(run, index)
+    program = build_program(
+        Autoencoding(run.autoencoding), run.run, run.optim, build_mesh(run.mesh)
+    )
+    folder = Workdir.open(workdir, to_dict(run), {"index": index.hash}, _free())
+    try:
+        done = train(program, batches, run.run, folder, label="vae")
+        if not (folder.path / VAE_FOLDER).exists():
+            export_vae(run, index, done.state.ema["vae"], folder.path / VAE_FOLDER)
+    finally:
+        folder.close()
+    return done
+
+
+def vae_batches(run: VaeRun, index: ClipIndex) -> grain.MapDataset:
+    """Crops of every step. Raises BadInput when a canvas does not fit the autoencoder's grid."""
+    vae = Autoencoding(run.autoencoding).vae
+    for canvas in run.data.crops.canvases:
+        vae.check_video((1, *canvas, 3))
+    return crop_batches(index, run.data.crops, run.run.seed)
+
+
+def export_vae(run: VaeRun, index: ClipIndex, params: Any, folder: Path) -> str:
+    """Measures the latents over clips spread through the index and saves the autoencoder."""
+    task = Autoencoding(run.autoencoding)
+    moments = latent_moments(task, params, index, run.data.statistics_clips)
+    std = np.sqrt(moments.square / max(moments.count, 1))
+    facts = {"mean": moments.mean.tolist(), "std": std.tolist(), "clips": run.data.statistics_clips}
+    return save_model(folder, to_dict(run.autoencoding.vae), jax.device_get(params), facts)
+
+
+def latent_moments(task: Autoencoding, params: Any, index: ClipIndex, clips: int) -> LatentMoments:
+    """Mean and deviation of each latent channel over evenly spread clips, aligned to the grid."""
+    cfg = task.cfg.vae
+    rows = np.unique(np.linspace(0, len(index) - 1, min(clips, len(index))).astype(int))
+    videos = []
+    for row in rows.tolist():
+        height, width = (int(s) // cfg.space_stride * cfg.space_stride
+                         for s in (index.height[row], index.width[row]))  # fmt: skip
+        if height and width:
+            frames = (
+                1 + min(int(index.num_frames[row]) - 1, 32) // cfg.time_stride * cfg.time_stride
+            )
+            videos.append(index.read(row, 0, frames, crop=(0, 0, height, width)))
+    moments = LatentMoments(cfg.latent_channels)
+    for latent in encode_clips(task.vae, params, videos):
+        moments.add(latent)
+    return moments
+
+
+def encode_index(
+    index: ClipIndex,
+    vae: str | Path,
+    out: str | Path,
+    config: EncodeConfig,
+    *,
+    say: Callable[[str], None],
+    progress: Callable[[int, int], None] | None = None,
+    process: int = 0,
+    processes: int = 1,
+) -> LatentCache | None:
+    """Writes a latent cache with a copy of its VAE, after telling its size.
+
+    vae      exported autoencoder, or the work directory that holds one in vae/
+    say      takes lines of text for the user
+    Returns  the cache, or None when other processes still have shards to write
+    """
+    folder = Path(vae) / VAE_FOLDER if (Path(vae) / VAE_FOLDER).is_dir() else Path(vae)
+    model = load_model(folder)
+    autoencoder = Vae(from_dict(VaeConfig, model.config, f"{folder}"))
+    plan = plan_cache(index, autoencoder, model.hash, model.extra, out, config)
+    for line in plan.report.lines():
+        say(line)
+    if plan.cut_captions:
+        say(f"captions       {plan.cut_captions} longer than {config.max_text} tokens are cut")
+    say(f"forecast       {plan.bytes / 1e6:,.1f} MB in {plan.writer.shards} shards")
+    copy_vae(folder, Path(out) / VAE_FOLDER, model.hash)
+    params = jax.tree.map(jax.numpy.asarray, model.params)
+    write_cache(plan, index, autoencoder, params, config,
+                process=process, processes=processes, progress=progress)  # fmt: skip
+    return LatentCache.open(out, model.hash) if processes == 1 else None
+
+
+def resolve_denoiser(run: DenoiserRun, cache: LatentCache) -> DenoiserRun:
+    """Fills in what the cache decides: patch width, latent statistics, the VAE's identity."""
+    latent = LatentConfig(cache.patch, cache.meta.latent_mean, cache.meta.latent_std)
+    text = run.denoising.text
+    width = math.prod(cache.patch) * cache.channels
+    dit = dataclasses.replace(
+        run.denoising.dit, patch_width=width, text_width=text.width if text else cache.text_width
+    )
+    if (text is None) != bool(cache.text_width):
+        raise bad("config.denoising.text", "does not fit the captions of the cache",
+                  f"cache {cache.meta.text} with width {cache.text_width}",
+                  "set denoising.text for byte tokens, none for a frozen encoder")  # fmt: skip
+    task = dataclasses.replace(run.denoising, dit=dit, latent=latent)
+    return dataclasses.replace(run, denoising=task, vae_hash=cache.meta.vae_hash)
+
+
+def train_denoiser(run: DenoiserRun, workdir: str | Path) -> Trained:
+    """Trains a denoiser; the cache's VAE is copied beside it, so that the folder samples alone."""
+    cache = LatentCache.open(run.data.cache)
+    run = resolve_denoiser(run, cache)
+    program, plan = denoiser_program(run, cache)
+    batches = packed_batches(cache, plan, run.run.steps)
+    folder = Workdir.open(workdir, to_dict(run), {"cache": cache.hash}, _free())
+    try:
+        copy_vae(Path(run.data.cache) / VAE_FOLDER, folder.path / VAE_FOLDER, run.vae_hash)
+        evaluations = {}
+        if run.data.validation_cache is not None:
+            held_out = LatentCache.open(run.data.validation_cache, run.vae_hash)
+            evaluations["validation"] = make_validation(
+                program.task, held_out, run.plan, run.validation
+            )
+        return train(program, batches, run.run, folder, evaluations=evaluations, label="denoiser")
+    finally:
+        folder.close()
+
+
+def denoiser_program(run: DenoiserRun, cache: LatentCache) -> tuple[Program, Plan]:
+    """The program and the epoch plan of a resolved run."""
+    plan = make_plan(cache, run.plan, run.run.seed, cache.hash, Path(run.data.cache) / "plans")
+    mesh = build_mesh(run.mesh)
+    return build_program(Denoising(run.denoising), run.run, run.optim, mesh), plan
+
+
+def copy_vae(source: Path, target: Path, expected: str) -> None:
+    """Copies an exported autoencoder. Raises BadInput when it is not the one of the latents."""
+    model = load_model(source)
+    if model.hash != expected:
+        raise bad(f"{source}", f"is VAE {model.hash[:12]}", f"latents are of {expected[:12]}",
+                  "encode again with this VAE")  # fmt: skip
+    save_model(target, model.config, model.params, model.extra)
+
+
+def _free() -> tuple[str, ...]:
+    return tuple(f"run.{key}" for key in FREE_KEYS)
