@@ -13,8 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from vidsim.core import keys
+from vidsim.core.errors import BadInput
 from vidsim.core.exits import RunEnded
 from vidsim.store.workdir import Workdir
+from vidsim.train import loop
 from vidsim.train.loop import RunSpec, build_program, train
 from vidsim.train.optim import OptimConfig
 
@@ -77,6 +79,7 @@ def main():
     parser.add_argument("--save_every", type=int, default=4)
     parser.add_argument("--width", type=int, default=WIDTH)
     parser.add_argument("--sleep_s", type=float, default=0.0)
+    parser.add_argument("--stop_at", type=int, help="ask for a stop before this step")
     args = parser.parse_args()
 
     def slow(step):
@@ -87,9 +90,14 @@ def main():
     optim = OptimConfig(name="muon", lr=0.02, warmup_steps=3)
     try:
         workdir = Workdir.open(args.workdir, {"steps": args.steps, "width": args.width})
+        if args.stop_at is not None:
+            loop._StopRequest.asked = lambda _, step: step == args.stop_at
         program = build_program(LinearTask(args.width), run, optim, one_device())
         data = grain.MapDataset.range(args.steps).map(slow)
         done = train(program, data, run, workdir)
+    except BadInput as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
     except RunEnded as end:
         print(end, flush=True)
         sys.exit(end.code)

@@ -14,6 +14,7 @@ from typing import Any
 
 import grain
 import jax
+from absl import flags
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
@@ -311,6 +312,7 @@ def _read_ahead(batches: grain.MapDataset, start: int, spec: RunSpec) -> Iterato
     )
     ahead = batches[start : spec.steps].to_iter_dataset(options, allow_nones=True)
     if spec.read_processes:
+        flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags, which we do not use
         ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(num_workers=spec.read_processes))
     return iter(ahead)
 
