@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -32,6 +34,19 @@ class CaptionConfig:
             raise bad("CaptionConfig", f"a kind comes twice in {self.weights}", "each kind once")
 
 
+class CaptionColumns(Protocol):
+    """The columns of an index (or of what was made from one) that a draw reads; see ClipIndex."""
+
+    clip_id: Sequence[str]
+    caption_start: np.ndarray
+    caption_kind: np.ndarray
+    text_tokens: np.ndarray
+    kinds: tuple[str, ...]
+
+    @property
+    def clip_hash(self) -> np.ndarray: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class CaptionDraw:
     """One caption for each of n clips.
@@ -48,7 +63,7 @@ class CaptionDraw:
 
 
 def draw_captions(
-    index: ClipIndex,
+    index: CaptionColumns,
     config: CaptionConfig,
     seed: int,
     epoch: int,
@@ -64,7 +79,7 @@ def draw_captions(
     rows        clips, or None for all
     Raises      BadInput when all captions of a clip have weight 0
     """
-    rows = np.arange(len(index)) if rows is None else np.asarray(rows, np.int64)
+    rows = np.arange(len(index.clip_id)) if rows is None else np.asarray(rows, np.int64)
     first, length = index.caption_start[rows], np.diff(index.caption_start)[rows]
     slot = np.repeat(np.arange(len(rows)), length)
     ends = np.cumsum(length)

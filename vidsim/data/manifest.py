@@ -78,12 +78,14 @@ class ManifestSource(MediaReader, Source):
         elif start_s >= held.duration_s:
             raise bad(where, f"start_s={start_s}", f"below the file's {held.duration_s:.3f} s")
         frames = self._length(row, start_s, held.fps, available, where)
-        whole = start_s == 0 and frames == held.num_frames
+        name = relative
+        if start_s > 0 or frames < held.num_frames or fps is not None:
+            name += f"@{start_s:.6f}+{frames}" + (f"/{fps:g}fps" if fps is not None else "")
         known = {name for name in row if name in COLUMNS}
         others = {k: v for k, v in row.items() if k not in known and v not in (None, "")}
         captions = row.get("captions") if row.get("captions") is not None else row.get("caption")
         return ClipRecord(
-            clip_id=relative if whole else f"{relative}@{start_s:.6f}+{frames}",
+            clip_id=name,
             source=source,
             start_s=start_s,
             num_frames=frames,
