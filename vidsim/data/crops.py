@@ -130,14 +130,14 @@ class CropPlan:
             video_BTHWC[b] = _read(self.index, row, first, frames, box, self.config.cache_bytes)
             occurrence = seen[row] = seen.get(row, -1) + 1
             keys[b] = clip_key(self.index.clip_id[row], 0, occurrence)
-        return {"video": video_BTHWC, "clip_key": keys}
+        return {"video": video_BTHWC, "clip_key": keys, "num_clips": np.float32(len(crops))}
 
 
 def crop_batches(index: ClipIndex, config: CropConfig, seed: int) -> grain.MapDataset:
     """Random-access training batches: element s is the batch of step s.
 
-    Returns  data set of {"video": uint8 [B, T, H, W, 3], "clip_key": uint32 [B]}; B, T, H, W are
-             those of the step's canvas
+    Returns  data set of {"video": uint8 [B, T, H, W, 3], "clip_key": uint32 [B], "num_clips":
+             float32 []}; B, T, H, W are those of the step's canvas, num_clips is B of the step
     Raises   BadInput when a canvas cannot be filled
     """
     return grain.MapDataset.range(MAX_STEPS).map(CropPlan(index, config, seed).batch)

@@ -40,9 +40,9 @@ class LatentConfig:
             raise bad("LatentConfig.std", f"{self.std}", "finite means, finite positive stds")
 
 
-def _tables(cfg: LatentConfig, patches: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean and std of each of a patch's P numbers, [1..., P]; channels vary fastest in a patch."""
-    width, cells = patches.shape[-1], math.prod(cfg.patch)
+def check_width(cfg: LatentConfig, width: int) -> None:
+    """Raises BadInput unless patches of `width` numbers fit the patch shape and the statistics."""
+    cells = math.prod(cfg.patch)
     channels, rest = divmod(width, cells)
     if rest or len(cfg.mean) not in (1, channels):
         raise bad(
@@ -50,6 +50,12 @@ def _tables(cfg: LatentConfig, patches: jax.Array) -> tuple[jax.Array, jax.Array
             f"{len(cfg.mean)} channels for patches of {width} numbers in {cells} cells",
             f"multiples of {cells}" if rest else f"{channels} channels",
         )
+
+
+def _tables(cfg: LatentConfig, patches: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and std of each of a patch's P numbers, [1..., P]; channels vary fastest in a patch."""
+    width = patches.shape[-1]
+    check_width(cfg, width)
     mean, std = (
         jnp.tile(jnp.asarray(x, jnp.float32), width // len(x)) for x in (cfg.mean, cfg.std)
     )
