@@ -441,8 +441,9 @@ def test_bad_rows_of_a_manifest_are_listed_and_the_rest_goes_on(tree):
         "relative path without", "relative path without", "relative path without", "relative path",
         "missing.mp4 does not exist", "broken.mp4", "start_s=9.0; below the file's 0.500 s",
         "start_s='soon'; a number", "13 frames from 0.0 s; 1 to 12 at 24 fps", "2.5 frames",
-        "has both end_s and num_frames", "fps=-1; a number above 0", "a text, or {text, kind} of texts", "has no path",
-        "the same clip comes twice: a.png", "is not a JSON object", "is not a JSON object",
+        "has both end_s and num_frames", "fps=-1; a number above 0",
+        "a text, or {text, kind} of texts", "has no path", "the same clip comes twice: a.png",
+        "is not a JSON object", "is not a JSON object",
     ]  # fmt: skip
     assert len(listed) == len(expected)
     for reason, part in zip(listed, expected, strict=True):

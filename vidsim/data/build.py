@@ -124,7 +124,7 @@ def build_index(
     bad_path = out.with_name(out.name + ".bad.jsonl")
     parts = [path.with_name(f".{path.name}.{os.getpid()}.part") for path in (out, bad_path)]
     try:
-        tally = _write(source, config, *parts, progress, workers)
+        tally = _write(source, config, parts[0], parts[1], progress, workers)
         if tally.clips == 0:
             raise _nothing(src, source, tally)
         table, meta = schema.read_table(parts[0])

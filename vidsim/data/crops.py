@@ -8,6 +8,7 @@ import dataclasses
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import grain
 import numpy as np
@@ -110,8 +111,8 @@ class CropPlan:
             rows = np.concatenate([rng.permutation(pool) for _ in range(rounds)])[:batch]
         found = []
         for row in rows:
-            slack = self._slack(int(row), canvas)
-            found.append((int(row), *(int(rng.integers(s + 1)) for s in slack)))
+            first, top, left = (int(rng.integers(s + 1)) for s in self._slack(int(row), canvas))
+            found.append((int(row), first, top, left))
         return canvas, found
 
     def _slack(self, row: int, canvas: Sequence[int]) -> tuple[int, int, int]:
@@ -120,11 +121,12 @@ class CropPlan:
         first, top, left = (int(s) - c for s, c in zip(sizes, canvas, strict=True))
         return first, top, left
 
-    def batch(self, step: int) -> dict[str, np.ndarray]:
+    def batch(self, step: int) -> dict[str, Any]:
         """What `crop_batches` returns for a step."""
         (frames, height, width), crops = self.crops(step)
         video_BTHWC = np.empty((len(crops), frames, height, width, 3), np.uint8)
-        keys, seen = np.empty(len(crops), np.uint32), {}
+        keys = np.empty(len(crops), np.uint32)
+        seen: dict[int, int] = {}
         for b, (row, first, top, left) in enumerate(crops):
             box = (top, left, height, width)
             video_BTHWC[b] = _read(self.index, row, first, frames, box, self.config.cache_bytes)

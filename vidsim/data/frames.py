@@ -11,7 +11,6 @@ from typing import Any
 
 import av
 import numpy as np
-from av.sidedata.sidedata import Type as SideData
 from av.video.reformatter import VideoReformatter
 
 from vidsim.core.errors import bad
@@ -65,7 +64,7 @@ def orientation(frame: av.VideoFrame, where: str) -> tuple[int, int, int, int]:
 
     Raises  BadInput for an angle that is not a multiple of 90 degrees
     """
-    data = frame.side_data.get(SideData.DISPLAYMATRIX)
+    data: Any = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return 1, 0, 0, 1
     m = np.frombuffer(bytes(data), "<i4").astype(np.float64).reshape(3, 3)[:2, :2]
@@ -112,7 +111,7 @@ class Converter:
         resize: tuple[int, int] | None,
         crop: tuple[int, int, int, int] | None,
     ) -> None:
-        self.where, self.size, self.scaled = where, size, tuple(resize or size)
+        self.where, self.size, self.scaled = where, size, resize or size
         if min(self.scaled) < 1:
             raise bad(where, f"resize to {self.scaled}", "at least 1x1")
         top, left, height, width = crop or (0, 0, *self.scaled)
@@ -132,7 +131,7 @@ class Converter:
         size = (frame.width, frame.height) if flip else (frame.height, frame.width)
         if size != self.size:
             raise bad(self.where, f"size changes to {size}", f"{self.size} throughout")
-        target = self.scaled[::-1] if flip else self.scaled
+        target = (self.scaled[1], self.scaled[0]) if flip else self.scaled
         if any(component.is_alpha for component in frame.format.components):
             rgb = over_black(self._reformat(frame, (frame.height, frame.width), "rgba"))
             pixels = rgb if size == self.scaled else self._scale(rgb, target)

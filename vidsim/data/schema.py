@@ -33,6 +33,8 @@ SCHEMA = pa.schema(
     ]
 )
 _FILE_KINDS = ("folder", "manifest")
+# Parts of a spec that say where things lie on one machine.
+_PLACES = ("data_dir",)
 
 
 def with_metadata(spec: dict[str, Any], tokenizer_hash: str) -> pa.Schema:
@@ -147,9 +149,10 @@ def _check_values(table: pa.Table, spec: dict[str, Any], where: str) -> None:
 
 
 def content_hash(table: pa.Table, meta: dict[str, Any]) -> str:
-    """A hash of what the index says, whatever the Parquet encoding: columns, source, tokenizer."""
+    """A hash of what the index says (columns, source, tokenizer), however it is encoded."""
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(json.dumps(meta, sort_keys=True).encode())
+    spec = {key: value for key, value in meta["spec"].items() if key not in _PLACES}
+    digest.update(json.dumps(meta | {"spec": spec}, sort_keys=True).encode())
     for name in ("start_s", "num_frames", "fps", "height", "width"):
         digest.update(np.ascontiguousarray(table[name].to_numpy()).tobytes())
     for name in ("clip_id", "source", "extra"):

@@ -49,7 +49,7 @@ def open_spec(spec: dict[str, Any], base: pathlib.Path) -> Reader:
     if kind in ("folder", "manifest"):
         return MediaReader(base)
     if kind == "tfds":
-        return TfdsSource(str(spec.get("spec")))
+        return TfdsSource(str(spec.get("spec")), spec.get("data_dir"))
     if kind == "world":
         return WorldSource(str(spec.get("spec")))
     what = f"made from an unknown kind of source {kind!r}"

@@ -17,7 +17,7 @@ import threading
 import types
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 import numpy as np
 
@@ -37,8 +37,7 @@ _CAPTION_NAMES = ("caption", "captions", "text", "description", "label", "labels
 class TfdsSource(Source):
     """Records of one split. The data set is opened again in every process that reads."""
 
-    def __init__(self, spec: str) -> None:
-        self.spec = {"kind": "tfds", "spec": spec}
+    def __init__(self, spec: str, data_dir: str | None = None) -> None:
         self.ignored = {}
         self.text = spec.removeprefix("tfds:")
         head, _, query = self.text.partition("?")
@@ -54,13 +53,19 @@ class TfdsSource(Source):
             self.fps = float(self.options.get("fps", 0))
         except ValueError:
             raise bad("tfds", f"fps={self.options['fps']!r}", "a number") from None
+        self.data_dir = self.options.pop("data_dir", data_dir)
+        self.download = self.options.pop("download", "0") == "1"
+        # Where the data set lies differs between machines: it is kept apart, outside the hash.
+        query = urlencode(sorted(self.options.items()))
+        stored = f"tfds:{head}" + (f"?{query}" if query else "")
+        self.spec = {"kind": "tfds", "spec": stored, "data_dir": self.data_dir}
         self._lock = threading.Lock()
         self._data: Any = None
 
     def _open(self) -> Any:
         with self._lock:
             if self._data is None:
-                self._data = _open_data(self.parts, self.options)
+                self._data = _open_data(self.parts, self.data_dir, self.download)
                 features = self._data.dataset_info.features
                 self._pixels = _pixel_feature(features, self.options.get("pixels"))
                 self._caption = _caption_feature(features, self.options.get("caption"))
@@ -145,17 +150,17 @@ def _text(value: Any) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
-def _open_data(parts: dict[str, str | None], options: dict[str, str]) -> Any:
+def _open_data(parts: dict[str, str | None], data_dir: str | None, download: bool) -> Any:
     import tensorflow_datasets as tfds  # takes half a second; only tfds: specs need it
 
     name = f"{parts['name']}/{parts['config']}" if parts["config"] else str(parts["name"])
     name += f":{parts['version']}" if parts["version"] else ""
-    split, download = parts["split"] or "train", options.get("download") == "1"
+    split = parts["split"] or "train"
     prepare = {"download_and_prepare_kwargs": {"file_format": "array_record"}} if download else {}
     try:
         with _video_without_tensorflow():
             return tfds.data_source(
-                name, split=split, data_dir=options.get("data_dir"), download=download, **prepare
+                name, split=split, data_dir=data_dir, download=download, **prepare
             )
     except tfds.core.DatasetNotFoundError:
         allowed = "a name that TFDS knows or has prepared"

@@ -1,0 +1,178 @@
+"""Byte tokens, and which caption of a clip is drawn when."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from vidsim.core.errors import BadInput
+from vidsim.core.host_random import stable_hash
+from vidsim.data.captions import NO_CAPTION, CaptionConfig, draw_caption, draw_captions
+from vidsim.data.record import Caption
+from vidsim.data.tokenizer import BOS, PAD, ByteTokenizer, clean
+
+
+@dataclasses.dataclass
+class Columns:
+    """The caption columns of an index, made from a list of clips."""
+
+    clip_id: list
+    caption_start: np.ndarray
+    caption_kind: np.ndarray
+    text_tokens: np.ndarray
+    kinds: tuple
+    texts: list
+
+    @property
+    def clip_hash(self):
+        return np.array([stable_hash("clip id", name) for name in self.clip_id], np.uint64)
+
+    def caption_text(self, number):
+        return self.texts[number]
+
+
+def columns(clips):
+    flat = [caption for _, captions in clips for caption in captions]
+    kinds = tuple(sorted({caption.kind for caption in flat}))
+    return Columns(
+        clip_id=[name for name, _ in clips],
+        caption_start=np.cumsum([0, *(len(captions) for _, captions in clips)]),
+        caption_kind=np.array([kinds.index(caption.kind) for caption in flat], np.int16),
+        text_tokens=np.array([ByteTokenizer.count(caption.text) for caption in flat], np.int32),
+        kinds=kinds,
+        texts=[caption.text for caption in flat],
+    )
+
+
+def many(number, *kinds):
+    """`number` clips with captions of these kinds."""
+    return columns(
+        [
+            (f"clip {i}", [Caption(f"{kind} {i} {j}", kind) for j, kind in enumerate(kinds)])
+            for i in range(number)
+        ]
+    )
+
+
+def shares(index, config, **options):
+    drawn = draw_captions(index, config, seed=options.get("seed", 5), epoch=0, max_tokens=99)
+    ordinal = drawn.number - index.caption_start[:-1]
+    return np.bincount(ordinal, minlength=index.caption_start[1]) / len(index.clip_id)
+
+
+def test_kinds_are_drawn_by_their_weights():
+    number = 40_000
+    index = many(number, "short", "descriptive")
+    found = shares(index, CaptionConfig((("short", 1.0), ("descriptive", 3.0))))
+    # Five standard deviations of a binomial share.
+    np.testing.assert_allclose(found, [0.25, 0.75], atol=5 * np.sqrt(0.25 * 0.75 / number))
+
+
+def test_captions_of_one_kind_share_its_weight():
+    number = 40_000
+    index = many(number, "short", "descriptive", "descriptive", "other")
+    config = CaptionConfig((("short", 2.0), ("descriptive", 1.0)), other=1.0)
+    expected = np.array([2, 0.5, 0.5, 1]) / 4
+    tolerance = 5 * np.sqrt(0.25 / number)
+    np.testing.assert_allclose(shares(index, config), expected, atol=tolerance)
+
+
+def test_a_kind_of_weight_zero_is_never_drawn():
+    index = many(5000, "short", "descriptive", "given")
+    config = CaptionConfig((("short", 0.0), ("descriptive", 1.0)), other=0.0)
+    np.testing.assert_array_equal(shares(index, config), [0, 1, 0])
+    with pytest.raises(
+        BadInput, match="all captions of clip 0 have weight 0; kinds given; give one"
+    ):
+        shares(many(10, "given"), config)
+
+
+def test_draws_change_with_seed_and_epoch_and_follow_the_clip():
+    config = CaptionConfig((("short", 1.0), ("descriptive", 1.0)))
+    index = many(2000, "short", "descriptive")
+
+    def draw(index, seed, epoch):
+        return draw_captions(index, config, seed, epoch, 99).number - index.caption_start[:-1]
+
+    first = draw(index, 1, 0)
+    np.testing.assert_array_equal(first, draw(index, 1, 0))
+    for other in (draw(index, 2, 0), draw(index, 1, 1)):
+        assert abs((first == other).mean() - 0.5) < 0.06  # five standard deviations
+    # The same clips in another order, among others that have none or several captions.
+    order = np.random.default_rng(0).permutation(2000)
+    clips = []
+    for i in order:
+        clips.append((f"clip {i}", [Caption("x", "short"), Caption("y", "descriptive")]))
+        clips.append((f"bare {i}", []))
+        clips.append((f"rich {i}", [Caption("z", "short")] * 3))
+    shuffled = draw(columns(clips), 1, 0)
+    np.testing.assert_array_equal(shuffled[::3], first[order])
+
+
+def test_one_clip_is_drawn_as_among_all():
+    index = columns(
+        [
+            ("a", [Caption("one", "short"), Caption("two", "descriptive")]),
+            ("b", []),
+            ("c", [Caption("three", "short")]),
+            ("d", [Caption("four", "x"), Caption("five", "x"), Caption("six", "y")]),
+        ]
+    )
+    for epoch in range(20):
+        drawn = draw_captions(index, CaptionConfig(), 3, epoch, 99)
+        assert drawn.number[1] == NO_CAPTION and drawn.tokens[1] == 1
+        texts = [draw_caption(index, i, 3, epoch) for i in range(4)]
+        assert texts == [index.texts[n] if n >= 0 else "" for n in drawn.number]
+        some = draw_captions(index, CaptionConfig(), 3, epoch, 99, np.array([3, 0]))
+        np.testing.assert_array_equal(some.number, drawn.number[[3, 0]])
+
+
+def test_what_is_cut_is_counted():
+    index = columns(
+        [("a", [Caption("x" * 20, "short")]), ("b", [Caption("y", "short")]), ("c", [])]
+    )
+    drawn = draw_captions(index, CaptionConfig(), 0, 0, max_tokens=8)
+    assert drawn.tokens.tolist() == [8, 2, 1]
+    assert (drawn.cut, drawn.cut_tokens) == (1, 13)
+    tokenizer = ByteTokenizer(8)
+    assert len(tokenizer.encode("x" * 20)) == 8
+
+
+def test_wrong_weights_are_refused():
+    for wrong in ({"weights": (("a", -1.0),)}, {"other": float("inf")}):
+        with pytest.raises(BadInput, match="CaptionConfig: weight of"):
+            CaptionConfig(**wrong)
+    with pytest.raises(BadInput, match="a kind comes twice"):
+        CaptionConfig((("a", 1.0), ("a", 2.0)))
+
+
+@pytest.mark.parametrize("text", ["", "plain", "Grüße, 世界 🎬", "a\u0301"])
+def test_tokens_are_the_utf8_bytes(text):
+    tokens = ByteTokenizer(100).encode(text)
+    assert tokens.dtype == np.int32
+    assert tokens.tolist() == [1, *(byte + 2 for byte in text.encode("utf-8"))]
+    assert len(tokens) == ByteTokenizer.count(text)
+    assert ByteTokenizer(100).decode(np.append(tokens, [PAD, PAD])) == text
+    assert (tokens[0], tokens.max(initial=0) < ByteTokenizer.vocab) == (BOS, True)
+
+
+def test_a_cut_never_splits_a_character():
+    text = "ab世界🎬"
+    for length in range(1, 15):
+        tokens = ByteTokenizer(length).encode(text)
+        kept = ByteTokenizer(length).decode(tokens)
+        assert text.startswith(kept) and "\ufffd" not in kept
+        missing = text[len(kept) :]
+        assert len(tokens) <= length
+        assert not missing or len(tokens) + len(missing[0].encode()) > length
+    with pytest.raises(BadInput, match="max_tokens=0; at least 1, the start token"):
+        ByteTokenizer(0)
+
+
+def test_the_hash_names_the_scheme_not_the_length():
+    assert ByteTokenizer(5).hash == ByteTokenizer(500).hash
+
+
+def test_texts_are_cleaned():
+    assert clean("  a\tred\x00\n ball\u200b \r\n") == "a red ball"
+    assert clean("e\u0301") == "\u00e9"
