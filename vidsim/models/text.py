@@ -1,0 +1,200 @@
+"""Text encoder learnt with the denoiser: bytes, a word-sized convolution, a small transformer.
+
+No download and no vocabulary: the words of a small world are learnt from bytes within minutes.
+Captions are packed in rows; nothing crosses from one segment to the next.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vidsim.core.dims import check
+from vidsim.core.errors import bad
+from vidsim.core.precision import compute_dtype
+from vidsim.nn.attention import AttentionPlan, attend_planned, plan_attention
+from vidsim.nn.init import init_params, param_axes
+from vidsim.nn.layers import Embed, Linear, param
+from vidsim.nn.modulation import per_token
+from vidsim.nn.pointwise import gelu, rms_norm
+from vidsim.nn.rope import rotate, rotation
+
+
+@dataclasses.dataclass(frozen=True)
+class ByteEncoderConfig:
+    """Shape of the byte encoder.
+
+    vocab      token ids, 0 = padding
+    width      numbers of a text token, inside and out
+    heads      attention heads; width / heads is even
+    mlp_width  F
+    layers     transformer layers
+    reach      bytes to each side that the convolution sees
+    eps        of the norms
+    dtype      operands of products: float32 or bfloat16
+    attention  an implementation of vidsim.nn.attention, or auto
+    """
+
+    vocab: int = 258
+    width: int = 128
+    heads: int = 4
+    mlp_width: int = 384
+    layers: int = 2
+    reach: int = 4
+    eps: float = 1e-6
+    dtype: str = "float32"
+    attention: str = "auto"
+
+    def __post_init__(self) -> None:
+        where = "ByteEncoderConfig"
+        for name in ("vocab", "width", "heads", "mlp_width", "layers"):
+            if getattr(self, name) < 1:
+                raise bad(f"{where}.{name}", f"{getattr(self, name)}", "at least 1")
+        if self.reach < 0:
+            raise bad(f"{where}.reach", f"{self.reach}", "0 or more")
+        if self.width % (2 * self.heads):
+            raise bad(
+                f"{where}.width", f"{self.width}", f"a multiple of 2 * heads={2 * self.heads}"
+            )
+        compute_dtype(self.dtype, f"{where}.dtype")
+
+
+class WordMixing(nn.Module):
+    """Depthwise convolution over neighbouring bytes of the same segment."""
+
+    width: int
+    reach: int
+
+    @nn.compact
+    def __call__(self, x_RME: jax.Array, segment_RM: jax.Array) -> jax.Array:
+        taps = 2 * self.reach + 1
+        init = nn.initializers.normal(taps**-0.5)
+        kernel = param(self, "kernel", init, (taps, self.width), ("table", "text"))
+        out = jnp.zeros_like(x_RME)
+        for tap in range(taps):
+            ahead = tap - self.reach
+            near = _shift(segment_RM, ahead) == segment_RM
+            shifted = jnp.where(near[..., None], _shift(x_RME, ahead), 0.0)
+            out = out + shifted * kernel[tap][None, None].astype(x_RME.dtype)
+        return out
+
+
+def _shift(x_RM: jax.Array, ahead: int) -> jax.Array:
+    """x[:, m + ahead], zeros (padding) outside the row."""
+    widths = [(0, 0)] * x_RM.ndim
+    widths[1] = (max(-ahead, 0), max(ahead, 0))
+    start = max(ahead, 0)
+    return jnp.pad(x_RM, widths)[:, start : start + x_RM.shape[1]]
+
+
+class TextLayer(nn.Module):
+    """Pre-norm attention with rotary positions inside the caption, then an MLP."""
+
+    cfg: ByteEncoderConfig
+
+    @nn.compact
+    def __call__(
+        self, x_RME: jax.Array, turn: tuple[jax.Array, jax.Array], plan: AttentionPlan
+    ) -> jax.Array:
+        cfg, dtype = self.cfg, compute_dtype(self.cfg.dtype)
+        e, f = cfg.width, cfg.mlp_width
+        h = rms_norm(x_RME, param(self, "norm_1", "one", (e,), (None,)), cfg.eps)
+        q, k, v = (
+            Linear(e, e, ("text", "heads"), use_bias=False, dtype=dtype, name=name)(h).reshape(
+                *h.shape[:2], cfg.heads, e // cfg.heads
+            )
+            for name in ("q", "k", "v")
+        )
+        h = attend_planned(rotate(q, turn), rotate(k, turn), v, plan).reshape(x_RME.shape)
+        h = Linear(e, e, ("heads", "text"), use_bias=False, dtype=dtype, name="out")(h)
+        x_RME = x_RME + h.astype(x_RME.dtype)
+        h = rms_norm(x_RME, param(self, "norm_2", "one", (e,), (None,)), cfg.eps)
+        h = gelu(Linear(e, f, ("text", "mlp"), use_bias=False, dtype=dtype, name="up")(h))
+        h = Linear(f, e, ("mlp", "text"), use_bias=False, dtype=dtype, name="down")(h)
+        return x_RME + h.astype(x_RME.dtype)
+
+
+class _Network(nn.Module):
+    cfg: ByteEncoderConfig
+
+    @nn.compact
+    def __call__(
+        self, text_ids_RM: jax.Array, segment_RM: jax.Array, position_RM: jax.Array
+    ) -> jax.Array:
+        cfg, e = self.cfg, self.cfg.width
+        plan = plan_attention(
+            segment_RM, segment_RM, implementation=cfg.attention, dtype=compute_dtype(cfg.dtype)
+        )
+        turn = rotation(position_RM[..., None], (e // cfg.heads,))
+        x = Embed(cfg.vocab, e, ("vocab", "text"), nn.initializers.normal(1.0), name="bytes")(
+            text_ids_RM
+        )
+        x = x + WordMixing(e, cfg.reach, name="words")(x, segment_RM)
+        for layer in range(cfg.layers):
+            x = TextLayer(cfg, name=f"layer_{layer}")(x, turn, plan)
+        param(self, "null", nn.initializers.normal(1.0), (e,), ("text",))
+        x = rms_norm(x, param(self, "norm", "one", (e,), (None,)), cfg.eps)
+        return jnp.where((segment_RM > 0)[..., None], x, 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class ByteEncoder:
+    """Pure functions of a plain tree of float32 weights; `null` [E] stands for dropped text."""
+
+    cfg: ByteEncoderConfig
+
+    def init(self, key: jax.Array) -> dict[str, Any]:
+        """Fresh weights."""
+        return init_params(_Network(self.cfg), key, *self._example())
+
+    def param_axes(self) -> dict[str, Any]:
+        """Logical axis names of every weight, a tree like `init`'s."""
+        return param_axes(_Network(self.cfg), *self._example())
+
+    def apply(
+        self,
+        params: dict[str, Any],
+        text_ids_RM: jax.Array,
+        text_segment_RM: jax.Array,
+        text_position_RM: jax.Array,
+    ) -> jax.Array:
+        """Text tokens of a row's captions.
+
+        text_ids_RM       byte tokens, 0 = padding
+        text_segment_RM   1.. in row order, 0 = padding
+        text_position_RM  0.. inside the caption
+        Returns           f32[R, M, E]; zeros at padding
+        Raises            BadInput when shapes disagree
+        """
+        check(
+            "byte encoder",
+            {},
+            text_ids=(text_ids_RM.shape, "RM"),
+            text_segment=(text_segment_RM.shape, "RM"),
+            text_position=(text_position_RM.shape, "RM"),
+        )
+        network = _Network(self.cfg)
+        return network.apply({"params": params}, text_ids_RM, text_segment_RM, text_position_RM)
+
+    def _example(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        return (jax.ShapeDtypeStruct((1, 1), jnp.int32),) * 3
+
+
+def replace_dropped(
+    text_RME: jax.Array, null_E: jax.Array, dropped_RS: jax.Array, text_segment_RM: jax.Array
+) -> jax.Array:
+    """The text of dropped clips replaced by the learned null.
+
+    Every token of the clip becomes the null, and attention over equal tokens is one of them, so the
+    caption's length does not matter.
+
+    dropped_RS  bool, segment s in slot s-1
+    Returns     RME; padding as it was
+    """
+    slots_RS1 = dropped_RS.astype(jnp.float32)[..., None]
+    dropped_RM1 = (per_token(slots_RS1, text_segment_RM - 1) > 0.5) & (text_segment_RM > 0)[
+        ..., None
+    ]
+    return jnp.where(dropped_RM1, null_E[None, None].astype(text_RME.dtype), text_RME)
