@@ -1,0 +1,158 @@
+"""Suite `loss`: the denoiser's error on held-out clips at fixed times with fixed noise."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vidsim.core.errors import bad
+from vidsim.core.patching import patchify
+from vidsim.data.geometry import GeometryConfig
+from vidsim.data.tokenizer import ByteTokenizer
+from vidsim.diffusion.losses import velocity_weight
+from vidsim.eval.clips import Alignment, EvalClip, index_clips, world_clips
+from vidsim.eval.result import SuiteResult
+from vidsim.eval.score import Score, score_of
+from vidsim.eval.stats import clip_bootstrap
+from vidsim.generate.model import Model
+from vidsim.generate.pack import Request, build_batch, pack_rows
+from vidsim.models.codec import encode_clips
+from vidsim.models.latents import normalise
+from vidsim.worlds.base import from_spec
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class LossSuite:
+    """What the loss is measured on.
+
+    clips     at most so many; of a world, evenly over sizes
+    world     specification of a world; not used when `index` is given
+    index     an index of the user's own clips ("" = the world)
+    times     noise times, one in the middle of each band
+    max_rows  rows of a batch
+    seed      of the noise and of the bootstrap; noise is the same for every model and time
+    """
+
+    clips: int = 144
+    world: str = "shapes?split=heldout&seed=3"
+    index: str = ""
+    times: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
+    max_rows: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.clips < 1 or self.max_rows < 1:
+            raise bad("suite loss", f"{self.clips} clips, {self.max_rows} rows", "at least 1")
+        if not self.times or not all(0 < t <= 1 for t in self.times):
+            raise bad("suite loss", f"times {self.times}", "above 0, at most 1")
+
+
+def run(model: Model, suite: LossSuite, progress: Progress | None = None) -> SuiteResult:
+    """Encodes the clips, packs them and averages the velocity-weighted error of each clip."""
+    clips = _clips(model, suite)
+    latents = encode_clips(
+        model.vae.vae, model.vae.params, [clip.video_THWC for clip in clips],
+        progress=(lambda done, of: progress("encode", done, of)) if progress else None,
+    )  # fmt: skip
+    losses_NK, power_N = clip_losses(model, suite, clips, latents, progress)
+    return SuiteResult(
+        "loss",
+        "Validation loss",
+        f"{len(clips)} clips of {suite.index or suite.world}: squared error of the velocity, mean "
+        "over a clip's numbers, at fixed times with fixed noise. Beside it what two answers without "
+        "a network cost: the mean latent, and the best guess for Gaussian latents.",
+        tuple(loss_scores(clips, losses_NK, power_N, suite, model.task.cfg.time_floor)),
+        (),
+        {
+            "clips": len(clips),
+            "times": ", ".join(f"{t:g}" for t in suite.times),
+            "seed": suite.seed,
+        },
+    )
+
+
+def clip_losses(
+    model: Model,
+    suite: LossSuite,
+    clips: Sequence[EvalClip],
+    latents: Sequence[np.ndarray],
+    progress: Progress | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """float64[n, times] loss of each clip; float64[n] mean square of its normalised latents."""
+    cfg, patch = model.task.cfg, model.task.cfg.latent.patch
+    requests = [
+        Request(clip.captions[0], *clip.video_THWC.shape[1:3], len(clip.video_THWC), clip.fps, i)
+        for i, clip in enumerate(clips)
+    ]
+    grids = [model.grid.grid(request) for request in requests]
+    text = [ByteTokenizer(model.limits.text).encode(request.prompt) for request in requests]
+    rows = pack_rows([int(np.prod(g)) for g in grids], [len(t) for t in text], model.limits)
+    validate = jax.jit(model.task.validation)
+    losses, power = np.zeros((len(clips), len(suite.times))), np.zeros(len(clips))
+    for start in range(0, len(rows), suite.max_rows):
+        part = rows[start : start + suite.max_rows]
+        batch = build_batch(
+            requests, grids, text, part, model.limits, suite.max_rows, model.patch_width
+        )
+        for r, row in enumerate(part):
+            patches = [patchify(latents[i], patch) for i in row]
+            joined = np.concatenate(patches)
+            batch["patches"][r, : len(joined)] = joined
+            for i, own in zip(row, patches, strict=True):
+                power[i] = float(jnp.square(normalise(cfg.latent, jnp.asarray(own))).mean())
+        found_RSK = np.asarray(
+            validate(model.params, batch, times=jnp.asarray(suite.times), seed=suite.seed)
+        )
+        for r, row in enumerate(part):
+            for s, i in enumerate(row):
+                losses[i] = found_RSK[r, s]
+        if progress:
+            progress("loss", min(start + suite.max_rows, len(rows)), len(rows))
+    return losses, power
+
+
+def loss_scores(
+    clips: Sequence[EvalClip],
+    losses_NK: np.ndarray,
+    power_N: np.ndarray,
+    suite: LossSuite,
+    time_floor: float,
+) -> list[Score]:
+    """Rows over everything, for each time, for each size."""
+    times = np.asarray(suite.times)
+    weight_K = np.asarray(velocity_weight(jnp.asarray(times, jnp.float32), time_floor))
+    # x = 0 errs by x itself; for x ~ N(0, 1) the best guess from x_t errs by t^2 / (t^2 + (1-t)^2).
+    mean_NK = power_N[:, None] * weight_K
+    gauss_K = weight_K * times**2 / (times**2 + (1 - times) ** 2)
+
+    def row(metric: str, of: np.ndarray, k: int | None = None) -> Score:
+        pick = slice(None) if k is None else [k]
+        interval = clip_bootstrap(losses_NK[of][:, pick].mean(1), seed=suite.seed)
+        baselines = {
+            "mean latent": float(mean_NK[of][:, pick].mean()),
+            "Gaussian latents": float(gauss_K[pick].mean()),
+        }
+        return score_of(metric, interval, "lower", baselines=baselines)
+
+    everything = np.ones(len(clips), bool)
+    scores = [row("loss/velocity", everything)]
+    scores += [row(f"loss/time/{t:g}", everything, k) for k, t in enumerate(suite.times)]
+    sizes = np.array([clip.size for clip in clips])
+    scores += [row(f"loss/size/{size}", sizes == size) for size in sorted(set(sizes.tolist()))]
+    return scores
+
+
+def _clips(model: Model, suite: LossSuite) -> list[EvalClip]:
+    cfg, patch = model.vae.vae.cfg, model.task.cfg.latent.patch
+    if suite.index:
+        stride = (cfg.time_stride, cfg.space_stride, cfg.space_stride)
+        geometry = GeometryConfig(
+            vae_stride=stride, patch=patch, max_tokens=model.limits.tokens, over_tokens="shorten"
+        )
+        return index_clips(suite.index, suite.clips, geometry)
+    align = Alignment(cfg.time_stride, cfg.space_stride * patch[1])
+    return world_clips(from_spec(suite.world), suite.clips, align)

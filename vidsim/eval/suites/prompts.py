@@ -1,0 +1,203 @@
+"""Suite `prompts`: clips made from prompts of a world, read back by the world's parser."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from vidsim.core.errors import bad
+from vidsim.eval.clips import Alignment, variety
+from vidsim.eval.result import Sample, SuiteResult, View
+from vidsim.eval.score import Score, score_of
+from vidsim.eval.stats import wilson
+from vidsim.eval.suites.vae import reconstruct
+from vidsim.generate.model import Model
+from vidsim.generate.pack import Request
+from vidsim.generate.sample import SamplerConfig, Video, lay_out, sample
+from vidsim.worlds.base import ClipInfo, World, from_spec
+
+Progress = Callable[[str, int, int], None]
+# What a short caption states, in the parser's words; the rows' names differ for one of them.
+SHORT = ("colour", "background", "background_colour", "shape", "count", "direction")
+ROW_NAMES = {"direction": "motion"}
+
+
+@dataclass(frozen=True)
+class PromptsSuite:
+    """Which prompts, and how clips are made from them.
+
+    prompts     number of prompts, evenly over sizes, for each size evenly over durations
+    world       specification of the world that words them; one object unless it says otherwise
+    caption     kind of caption: short or descriptive
+    attributes  scored; () = those that such a caption states
+    sizes       (height, width) in pixels; () = all of the world's that the model can make
+    frames      durations; () = all of the world's that the model can make
+    seed        of the first clip's noise; the others follow
+    shown       clips kept to look at
+    sampler     how clips are made
+    """
+
+    prompts: int = 270
+    world: str = "shapes?split=heldout&seed=2&objects=1"
+    caption: str = "short"
+    attributes: tuple[str, ...] = ()
+    sizes: tuple[tuple[int, int], ...] = ()
+    frames: tuple[int, ...] = ()
+    seed: int = 0
+    shown: int = 36
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+
+    def __post_init__(self) -> None:
+        if self.prompts < 1 or self.shown < 0:
+            raise bad("suite prompts", f"{self.prompts} prompts, {self.shown} shown", "at least 1")
+        if self.caption not in ("short", "descriptive"):
+            raise bad("suite prompts", f"caption {self.caption!r}", "short or descriptive")
+
+
+def run(model: Model, suite: PromptsSuite, progress: Progress | None = None) -> SuiteResult:
+    """Makes the clips, reads them, and reads the true renders and their round trip beside them."""
+    world = from_spec(suite.world)
+    infos = draw_prompts(model, world, suite)
+    prompts = [_caption(info, suite.caption) for info in infos]
+    requests = [
+        Request(prompt, info.height, info.width, info.num_frames, info.fps, suite.seed + i)
+        for i, (prompt, info) in enumerate(zip(prompts, infos, strict=True))
+    ]
+    videos = sample(model, requests, suite.sampler, progress)
+    renders = [world.render(info.truth) for info in infos]
+    through = reconstruct(model.vae, renders, _renamed(progress, "renders: "))
+    read = {
+        name: _read(world, clips, infos, _renamed(progress, f"{name}: "))
+        for name, clips in (
+            ("made", [video.video_THWC for video in videos]),
+            ("render", renders),
+            ("through the VAE", through),
+        )
+    }
+    attributes = suite.attributes or _stated(world, suite.caption)
+    scores = attribute_scores(read, infos, world.chance(), attributes)
+    guidance = suite.sampler.guidance.scale
+    return SuiteResult(
+        "prompts",
+        "Prompts never seen in training",
+        f"{len(infos)} {suite.caption} prompts of the world {suite.world}, evenly over "
+        f"{len({(i.height, i.width) for i in infos})} frame sizes. The world's parser reads every "
+        "clip; the floor is what it reads from the true renders, and from those through the VAE.",
+        tuple(scores),
+        tuple(_samples(videos, read["made"], attributes, suite.shown)),
+        {
+            "prompts": len(infos), "solver": suite.sampler.solver, "steps": suite.sampler.steps,
+            "guidance": guidance, "first seed": suite.seed,
+        },
+    )  # fmt: skip
+
+
+def draw_prompts(model: Model, world: World, suite: PromptsSuite) -> list[ClipInfo]:
+    """The suite's prompts: prompt i has size i mod sizes, and durations in turn for each size.
+
+    Raises  BadInput when the model cannot make one of them, before anything is compiled
+    """
+    cfg = model.vae.vae.cfg
+    patch = model.task.cfg.latent.patch
+    have = variety(world, Alignment(cfg.time_stride, cfg.space_stride * patch[1]))
+    sizes, frames = suite.sizes or have.sizes, suite.frames or have.frames
+    infos = []
+    for i in range(suite.prompts):
+        height, width = sizes[i % len(sizes)]
+        duration = frames[i // len(sizes) % len(frames)]
+        infos.append(world.scene_for(i, height=height, width=width, num_frames=duration))
+    lay_out(model, [
+        Request(_caption(info, suite.caption), info.height, info.width, info.num_frames)
+        for info in infos
+    ])  # fmt: skip
+    return infos
+
+
+def attribute_scores(
+    read: dict[str, list[dict[str, float]]],
+    infos: Sequence[ClipInfo],
+    chance: dict[str, float],
+    attributes: Sequence[str],
+) -> list[Score]:
+    """Rows for each attribute: over all prompts, for the worst size, and for each size."""
+    sizes = [f"{info.width}x{info.height}" for info in infos]
+    top: list[Score] = []
+    details: list[Score] = []
+    for name in attributes:
+        asked = [i for i, row in enumerate(read["render"]) if name in row]
+        if not asked:
+            continue
+
+        def row(metric: str, chosen: Sequence[int], name: str = name) -> Score:
+            def mean(kind: str) -> float:
+                return float(np.mean([read[kind][i].get(name, 0.0) for i in chosen]))
+
+            right = sum(read["made"][i].get(name, 0.0) for i in chosen)
+            return score_of(
+                metric, wilson(right, len(chosen)), "higher", floor=mean("render"),
+                baselines={"chance": chance.get(name, 0.0),
+                           "render through the VAE": mean("through the VAE")},
+                unit="share",
+            )  # fmt: skip
+
+        label = f"prompts/{ROW_NAMES.get(name, name)}"
+        top.append(row(label, asked))
+        by_size = {
+            size: row(f"{label}/{size}", [i for i in asked if sizes[i] == size])
+            for size in dict.fromkeys(sizes[i] for i in asked)
+        }
+        worst = min(by_size, key=lambda size: by_size[size].value)
+        top.append(row(f"{label}_worst_size", [i for i in asked if sizes[i] == worst]))
+        details += by_size.values()
+    return top + details
+
+
+def _read(
+    world: World,
+    clips: Sequence[np.ndarray],
+    infos: Sequence[ClipInfo],
+    progress: Progress | None,
+) -> list[dict[str, float]]:
+    rows = []
+    for n, (clip, info) in enumerate(zip(clips, infos, strict=True)):
+        rows.append(world.compare(world.parse(clip), info.truth))
+        if progress:
+            progress("parse", n + 1, len(clips))
+    return rows
+
+
+def _stated(world: World, caption: str) -> tuple[str, ...]:
+    known = world.chance()
+    return tuple(known) if caption == "descriptive" else tuple(n for n in SHORT if n in known)
+
+
+def _caption(info: ClipInfo, kind: str) -> str:
+    for caption in info.captions:
+        if caption.kind == kind:
+            return caption.text
+    raise bad("suite prompts", f"the world has no {kind} caption")
+
+
+def _renamed(progress: Progress | None, prefix: str) -> Progress | None:
+    return (lambda stage, done, of: progress(prefix + stage, done, of)) if progress else None
+
+
+def _samples(
+    videos: Sequence[Video],
+    rows: Sequence[dict[str, float]],
+    attributes: Sequence[str],
+    shown: int,
+) -> list[Sample]:
+    """The first clips as they come: sizes in turn, none picked."""
+    return [
+        Sample(
+            f"prompt {i}",
+            video.request.prompt,
+            (View(video.video_THWC),),
+            video.fps,
+            "Samples, none picked",
+            {"seed": video.request.seed},
+            {ROW_NAMES.get(n, n): rows[i][n] == 1.0 for n in attributes if n in rows[i]},
+        )
+        for i, video in enumerate(videos[:shown])
+    ]

@@ -1,0 +1,167 @@
+"""A trained model for use: the denoiser and the VAE of its latents, from a work directory.
+
+A denoiser's work directory holds
+
+    config.json    the resolved configuration: "task": "denoising", "denoising" (DenoisingConfig),
+                   "plan" (PlanConfig: the rows it was trained with)
+    checkpoints/   of which the weight average is used
+    vae/           the VAE that made its latents, as `store.weights.save_model` writes it
+
+and a VAE's "task": "autoencoding", "autoencoding" (AutoencodingConfig) and checkpoints/.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from vidsim.config import from_dict
+from vidsim.core.errors import bad
+from vidsim.core.trees import count, flatten
+from vidsim.data.packing import RowLimits
+from vidsim.data.plan import PlanConfig
+from vidsim.generate.pack import TokenGrid
+from vidsim.models.vae import Vae, VaeConfig
+from vidsim.store.checkpoints import CheckpointStore
+from vidsim.store.weights import load_model, model_hash
+from vidsim.store.workdir import read_config
+from vidsim.tasks.autoencoding import Autoencoding, AutoencodingConfig
+from vidsim.tasks.denoising import Denoising, DenoisingConfig
+
+VAE_FOLDER = "vae"
+_WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class VaeModel:
+    """A VAE with its weights; `hash` is its identity, `facts` say where it comes from."""
+
+    vae: Vae
+    params: Any
+    hash: str
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A denoiser with everything that sampling needs.
+
+    task, params  the denoising task and its weights
+    vae           of the latents it was trained on
+    limits        the longest rows it was trained with
+    facts         checkpoint, step, which weights, number of parameters, configuration hash
+    config        the whole config.json
+    """
+
+    task: Denoising
+    params: Any
+    vae: VaeModel
+    limits: RowLimits
+    facts: Mapping[str, Any]
+    config: Mapping[str, Any]
+
+    @property
+    def grid(self) -> TokenGrid:
+        """How pixels map to tokens."""
+        cfg = self.vae.vae.cfg
+        return TokenGrid(cfg.time_stride, cfg.space_stride, self.task.cfg.latent.patch)
+
+    @property
+    def patch_width(self) -> int:
+        """Numbers in a patch, P."""
+        return int(np.prod(self.task.cfg.latent.patch)) * self.vae.vae.cfg.latent_channels
+
+
+def load(ckpt: str | os.PathLike[str], step: int | None = None, ema: bool = True) -> Model:
+    """Reads a denoiser from its work directory.
+
+    step    of the checkpoint; the newest whole one by default
+    ema     the weight average, or else the weights themselves
+    Raises  BadInput when the folder is of something else, the checkpoint of another architecture
+            or the VAE of other latents
+    """
+    folder = Path(ckpt)
+    config = read_config(folder)
+    _check_task(folder, config, "denoising")
+    task = Denoising(from_dict(DenoisingConfig, config["denoising"], f"{folder}: denoising"))
+    if task.cfg.text is None:
+        raise bad(f"{folder}", "captions were encoded by a frozen text encoder",
+                  "a denoiser with its own byte encoder")  # fmt: skip
+    plan = from_dict(PlanConfig, config["plan"], f"{folder}: plan")
+    vae = load_vae(folder / VAE_FOLDER)
+    _check_latents(folder, task, vae, config)
+    params, facts = _restore(folder, task, step, ema)
+    return Model(task, params, vae, plan.limits, facts, config)
+
+
+def load_vae(path: str | os.PathLike[str], step: int | None = None, ema: bool = True) -> VaeModel:
+    """Reads a VAE from an exported folder, from a work directory that has one in vae/, or from the
+    checkpoints of a VAE's work directory. Raises BadInput when there is none.
+    """
+    folder = Path(path)
+    if not (folder / _WEIGHTS).exists() and (folder / VAE_FOLDER / _WEIGHTS).exists():
+        folder = folder / VAE_FOLDER
+    if (folder / _WEIGHTS).exists():
+        saved = load_model(folder)
+        vae = Vae(from_dict(VaeConfig, saved.config, f"{folder}: config"))
+        _check_tree(f"{folder}", saved.params, jax.eval_shape(vae.init, jax.random.key(0)))
+        params = jax.tree.map(jax.numpy.asarray, saved.params)
+        facts = {"vae": str(folder), "vae weights": saved.hash[:12]}
+        return VaeModel(vae, params, saved.hash, facts)
+    config = read_config(folder)
+    _check_task(folder, config, "autoencoding")
+    cfg = from_dict(AutoencodingConfig, config["autoencoding"], f"{folder}: autoencoding")
+    vae = Vae(cfg.vae)
+    params, facts = _restore(folder, Autoencoding(cfg), step, ema)
+    arrays = {name: np.asarray(x) for name, x in flatten(params["vae"]).items()}
+    return VaeModel(vae, params["vae"], model_hash(config["autoencoding"], arrays, {}), facts)
+
+
+def _restore(folder: Path, task: Any, step: int | None, ema: bool) -> tuple[Any, dict[str, Any]]:
+    """Weights of a checkpoint and the facts that tell which they are."""
+    item = "ema" if ema else "params"
+    found = CheckpointStore(folder / "checkpoints").load([item], step)
+    for line in found.passed_over:
+        print(f"{folder}: passed over a damaged checkpoint, {line}", flush=True)
+    params = found.items[item]
+    _check_tree(f"checkpoint {folder}", params, jax.eval_shape(task.init, jax.random.key(0)))
+    return params, {
+        "checkpoint": str(folder),
+        "step": found.step,
+        "weights": "average" if ema else "last",
+        "parameters": count(params),
+    }
+
+
+def _check_task(folder: Path, config: Mapping[str, Any], wanted: str) -> None:
+    missing = [key for key in ("task", wanted) if key not in config]
+    if config.get("task") != wanted or missing:
+        found = repr(config.get("task")) if "task" in config else "no task"
+        raise bad(f"{folder}", f"config.json is of {found}", f"a work directory of {wanted}")
+
+
+def _check_latents(folder: Path, task: Denoising, vae: VaeModel, config: Mapping[str, Any]) -> None:
+    """The VAE must be the one whose latents were trained on."""
+    hash_then = config.get("vae_hash")
+    if hash_then not in (None, vae.hash):
+        raise bad(f"{folder / VAE_FOLDER}", f"is VAE {vae.hash[:12]}",
+                  f"trained on latents of {str(hash_then)[:12]}")  # fmt: skip
+    width = int(np.prod(task.cfg.latent.patch)) * vae.vae.cfg.latent_channels
+    if task.cfg.dit.patch_width != width:
+        raise bad(f"{folder / VAE_FOLDER}", f"makes patches of {width} numbers",
+                  f"the denoiser takes {task.cfg.dit.patch_width}")  # fmt: skip
+
+
+def _check_tree(where: str, found: Any, wanted: Any) -> None:
+    """Raises BadInput naming the first weight that the architecture has otherwise."""
+    ours = {path: tuple(x.shape) for path, x in flatten(found).items()}
+    theirs = {path: tuple(x.shape) for path, x in flatten(wanted).items()}
+    for path in sorted(ours.keys() | theirs.keys()):
+        if ours.get(path) != theirs.get(path):
+            raise bad(where, f"weight {path} is {ours.get(path, 'absent')}",
+                      f"its config.json says {theirs.get(path, 'absent')}",
+                      "the checkpoint is of another architecture")  # fmt: skip

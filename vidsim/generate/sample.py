@@ -1,0 +1,234 @@
+"""Text to video: the one sampler. Requests of any sizes go through the denoiser in packed rows.
+
+A clip is a function of its request and the sampler's settings. Its noise is keyed by (seed, index
+of the token in the clip) and attention stays inside a clip, so neighbours in the batch change a
+clip by rounding alone.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vidsim.core.errors import bad
+from vidsim.core.keys import stream
+from vidsim.core.patching import unpatchify
+from vidsim.data.packing import RowLimits
+from vidsim.data.tokenizer import ByteTokenizer, clean
+from vidsim.diffusion.guidance import GuidanceConfig
+from vidsim.diffusion.segments import spread
+from vidsim.diffusion.solvers import integrate, make_solver
+from vidsim.diffusion.times import time_grid
+from vidsim.generate.model import Model
+from vidsim.generate.pack import Request, bucket, build_batch, fit_limits, pack_rows, row_spans
+from vidsim.models.codec import CodecConfig, decode_clips
+from vidsim.models.latents import denormalise
+from vidsim.tasks.base import Batch, Params
+from vidsim.tasks.denoising import Denoising, batch_noise
+from vidsim.tasks.prompting import Text
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How noise becomes clips.
+
+    solver    name in `diffusion.solvers`: euler, heun, ...
+    steps     of the solver
+    guidance  how strongly prompts are followed
+    max_rows  rows of one batch at most; bounds memory
+    codec     how much the VAE decodes at once
+    """
+
+    solver: str = "heun"
+    steps: int = 20
+    guidance: GuidanceConfig = GuidanceConfig(scale=3.0)
+    max_rows: int = 8
+    codec: CodecConfig = field(default_factory=CodecConfig)
+
+    def __post_init__(self) -> None:
+        make_solver(self.solver)
+        if self.steps < 1:
+            raise bad("--steps", f"{self.steps}", "at least 1")
+        if self.max_rows < 1:
+            raise bad("SamplerConfig.max_rows", f"{self.max_rows}", "at least 1")
+
+
+@dataclass(frozen=True)
+class Video:
+    """A finished clip: pixels uint8 [T,H,W,3], frames a second, what was asked for."""
+
+    video_THWC: np.ndarray
+    fps: float
+    request: Request
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each request lies: its token grid and text, the rows, the size of a row."""
+
+    grids: list[tuple[int, int, int]]
+    prompts: list[np.ndarray]
+    negatives: list[np.ndarray]
+    rows: list[list[int]]
+    limits: RowLimits
+
+
+def lay_out(model: Model, requests: Sequence[Request]) -> Layout:
+    """Checks requests and gives them places, before anything is compiled.
+
+    Raises  BadInput for no requests, a size off the grid (naming the nearest), a prompt or a clip
+            that no row holds
+    """
+    if not requests:
+        raise bad("sample", "no prompts", "at least one")
+    grids = [model.grid.grid(request) for request in requests]
+    prompts = [_tokens(request.prompt, model.limits.text) for request in requests]
+    negatives = [_tokens(request.negative, model.limits.text) for request in requests]
+    tokens = [int(np.prod(grid)) for grid in grids]
+    # Both texts of a clip use the same rows, so the longer one counts.
+    text = [max(len(a), len(b)) for a, b in zip(prompts, negatives, strict=True)]
+    limits = fit_limits(tokens, text, model.limits)
+    return Layout(grids, prompts, negatives, pack_rows(tokens, text, limits), limits)
+
+
+def sample(
+    model: Model,
+    requests: Sequence[Request],
+    config: SamplerConfig = SamplerConfig(),  # noqa: B008 (frozen)
+    progress: Progress | None = None,
+) -> list[Video]:
+    """Makes the requested clips.
+
+    progress  called as (stage, done, of): "denoise" counts solver steps, "decode" clips
+    Returns   one video a request, in order
+    Raises    BadInput as `lay_out`
+    """
+    latents = sample_latents(model, requests, config, progress)
+    videos = decode_clips(
+        model.vae.vae,
+        model.vae.params,
+        latents,
+        config.codec,
+        functools.partial(progress, "decode") if progress else None,
+    )
+    return [
+        Video(video, request.fps, request)
+        for video, request in zip(videos, requests, strict=True)
+    ]
+
+
+def sample_latents(
+    model: Model,
+    requests: Sequence[Request],
+    config: SamplerConfig = SamplerConfig(),  # noqa: B008 (frozen)
+    progress: Progress | None = None,
+) -> list[np.ndarray]:
+    """The clips before the VAE: raw latents float32 [t,h,w,c], one a request."""
+    layout = lay_out(model, requests)
+    batches = [
+        layout.rows[start : start + config.max_rows]
+        for start in range(0, len(layout.rows), config.max_rows)
+    ]
+    latents: dict[int, np.ndarray] = {}
+    patch = model.task.cfg.latent.patch
+    for number, rows in enumerate(batches):
+
+        def report(done: int, steps: int, before: int = number) -> None:
+            if progress:
+                progress("denoise", before * steps + done, len(batches) * steps)
+
+        most = config.max_rows if len(batches) > 1 else bucket(len(rows), config.max_rows)
+        x_RNP = np.asarray(_sample_rows(model, requests, layout, rows, most, config, report))
+        for i, (r, span) in row_spans(rows, layout.grids).items():
+            latents[i] = unpatchify(x_RNP[r, span], layout.grids[i], patch)
+    return [latents[i] for i in range(len(requests))]
+
+
+def _sample_rows(
+    model: Model,
+    requests: Sequence[Request],
+    layout: Layout,
+    rows: Sequence[Sequence[int]],
+    num_rows: int,
+    config: SamplerConfig,
+    report: Callable[[int, int], None],
+) -> jax.Array:
+    """Raw latent patches f32[R,N,P] of one batch of rows."""
+    task, params = model.task, model.params
+    batch, negative = (
+        build_batch(
+            requests, layout.grids, text, rows, layout.limits, num_rows, model.patch_width
+        )
+        for text in (layout.prompts, layout.negatives)
+    )
+    text = _encode(task, params, batch)
+    if config.guidance.needed:
+        text = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), text,
+                            _encode(task, params, negative))  # fmt: skip
+    noise_RNP = _noise(batch)
+    segment_RN = jnp.asarray(batch["patch_segment"])
+    facts = {name: jnp.asarray(value) for name, value in batch.items() if name != "patches"}
+    tokens_RS = jnp.asarray(batch["grid"].prod(-1))
+
+    def denoise(x_RNP: jax.Array, t_RS: jax.Array) -> jax.Array:
+        # Waiting here keeps the progress honest: the host would otherwise run ahead.
+        return jax.block_until_ready(
+            _denoise(task, config.guidance, params, facts, text, x_RNP, t_RS)
+        )
+
+    x_RNP = integrate(
+        denoise,
+        noise_RNP,
+        time_grid(task.cfg.times, config.steps, tokens_RS),
+        make_solver(config.solver),
+        lambda t_RS: _lift(t_RS, segment_RN),
+        report,
+    )
+    return denormalise(task.cfg.latent, x_RNP)
+
+
+@functools.partial(jax.jit, static_argnames=("task", "guidance"))
+def _denoise(
+    task: Denoising,
+    guidance: GuidanceConfig,
+    params: Params,
+    batch: Batch,
+    text: Text,
+    x_RNP: jax.Array,
+    t_RS: jax.Array,
+) -> jax.Array:
+    """The guided prediction of x. The only program that holds the network: one compile a shape."""
+    nothing_RN = jnp.zeros(batch["patch_segment"].shape, bool)
+    return task.denoise(params, batch, text, guidance, x_RNP, t_RS, nothing_RN)
+
+
+@functools.partial(jax.jit, static_argnames=("task",))
+def _encode(task: Denoising, params: Params, batch: Batch) -> Text:
+    return task.encode_text(params, batch, jnp.zeros(batch["clip_key"].shape, bool))
+
+
+@jax.jit
+def _noise(batch: Batch) -> jax.Array:
+    """Where sampling starts; padding is zero, as the network answers it, and so stays zero."""
+    noise_RNP = batch_noise(stream(0, "sample/noise"), batch)
+    return jnp.where((batch["patch_segment"] > 0)[..., None], noise_RNP, 0.0)
+
+
+@jax.jit
+def _lift(value_RS: jax.Array, segment_RN: jax.Array) -> jax.Array:
+    """The clip's value for each token; 1 for padding, since solvers divide by times."""
+    return spread(value_RS, segment_RN, 1)[..., None]
+
+
+def _tokens(text: str, most: int) -> np.ndarray:
+    """Byte tokens of a text. Raises BadInput when a row of text is too short for it."""
+    plain = clean(text)
+    count = ByteTokenizer.count(plain)
+    if count > most:
+        raise bad("--prompt", f"{count - 1} bytes", f"at most {most - 1}", "shorten the prompt")
+    return ByteTokenizer(most).encode(plain)
