@@ -42,9 +42,8 @@ class ClipIndex:
         self.tokenizer_hash = str(meta["tokenizer"])
         for name in ("start_s", "num_frames", "fps", "height", "width"):
             setattr(self, name, table[name].to_numpy())
-        self.clip_id, self.source, self._extra, self._sha256 = (
-            table[name].to_numpy() for name in ("clip_id", "source", "extra", "sha256")
-        )
+        self.clip_id, self.source = (table[name].to_numpy() for name in ("clip_id", "source"))
+        self._extra, self._sha256 = table["extra"], table["sha256"]
         lengths = pc.list_value_length(table["captions"]).to_numpy()
         self.caption_start = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
         captions = pc.list_flatten(table["captions"])
@@ -95,7 +94,7 @@ class ClipIndex:
 
     def extra(self, i: int) -> dict[str, Any]:
         """What else the index knows of clip i (codec, ground truth of a world, …)."""
-        return json.loads(self._extra[i])
+        return json.loads(self._extra[int(i)].as_py())
 
     def record(self, i: int) -> ClipRecord:
         """Row i."""
@@ -110,7 +109,7 @@ class ClipIndex:
             width=int(self.width[i]),
             captions=self.captions(i),
             text_tokens=tuple(int(n) for n in tokens),
-            sha256=self._sha256[i],
+            sha256=self._sha256[int(i)].as_py(),
             extra=self.extra(i),
         )
 

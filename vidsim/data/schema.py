@@ -3,7 +3,7 @@
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -155,20 +155,23 @@ def content_hash(table: pa.Table, meta: dict[str, Any]) -> str:
     digest.update(json.dumps(meta | {"spec": spec}, sort_keys=True).encode())
     for name in ("start_s", "num_frames", "fps", "height", "width"):
         digest.update(np.ascontiguousarray(table[name].to_numpy()).tobytes())
-    for name in ("clip_id", "source", "extra"):
-        _feed(digest, table[name].to_pylist())
-    _feed(digest, (value or "" for value in table["sha256"].to_pylist()))
+    for name in ("clip_id", "source", "extra", "sha256"):
+        _feed(digest, pc.fill_null(table[name], ""))
     for name in ("captions", "text_tokens"):
         digest.update(pc.list_value_length(table[name]).to_numpy().astype(np.int64).tobytes())
     flat = pc.list_flatten(table["captions"])
-    _feed(digest, pc.struct_field(flat, "text").to_pylist())
-    _feed(digest, pc.struct_field(flat, "kind").to_pylist())
+    _feed(digest, pc.struct_field(flat, "text"))
+    _feed(digest, pc.struct_field(flat, "kind"))
     digest.update(pc.list_flatten(table["text_tokens"]).to_numpy().astype(np.int64).tobytes())
     return digest.hexdigest()
 
 
-def _feed(digest: Any, texts: Iterable[str]) -> None:
-    """Adds texts without ambiguity: lengths first, then the bytes."""
-    raw = [text.encode() for text in texts]
-    digest.update(np.array([len(part) for part in raw], np.int64).tobytes())
-    digest.update(b"".join(raw))
+def _feed(digest: Any, texts: pa.ChunkedArray) -> None:
+    """Adds texts without ambiguity: lengths in bytes, then the bytes as they lie in memory."""
+    digest.update(pc.binary_length(texts).to_numpy().astype(np.int64).tobytes())
+    for chunk in texts.chunks:
+        if len(chunk):
+            _, offsets, data = chunk.buffers()
+            ends = np.frombuffer(offsets, np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
+            if ends[-1] > ends[0]:
+                digest.update(memoryview(data)[ends[0] : ends[-1]])
