@@ -1,0 +1,93 @@
+"""Puts a ground truth into words: one short and one descriptive caption, wording varied.
+
+Short names colour, shape, motion and background. Descriptive names every attribute.
+"""
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+from vidsim.worlds.base import Caption
+from vidsim.worlds.shapes import vocabulary as v
+
+# A background's words: {tint} and pattern. No pattern word is part of another.
+BACKGROUND = {
+    "plain": "plain {}", "gradient": "{} gradient", "spotlight": "{} spotlight",
+    "stripes": "{} stripes", "columns": "{} columns", "diagonals": "{} diagonals",
+    "checker": "{} checker", "dots": "{} dots", "grid": "{} grid",
+}  # fmt: skip
+_PLACES = ("{}, {} background", "{} on a {} background", "{} over {}", "{} in front of {}")
+SPEED_WORD = {"slow": "slowly", "fast": "quickly"}
+RELATION_WORD = dict.fromkeys(v.RELATIONS, "") | {
+    "left of": "to the left of", "right of": "to the right of", "above": "above", "below": "below",
+}  # fmt: skip
+
+
+def captions(truth: Mapping[str, Any], rng: random.Random) -> tuple[Caption, Caption]:
+    """The short and the descriptive caption of a truth."""
+    return (
+        Caption(_short(truth, rng), "short"),
+        Caption(_descriptive(truth, rng), "descriptive"),
+    )
+
+
+def _short(truth: Mapping[str, Any], rng: random.Random) -> str:
+    verb = rng.random() < 0.5  # "moves left" or "moving left"
+    things = [
+        f"{_article(thing['colour'])} {_name(thing)}{_motion(thing, verb)}"
+        for thing in truth["objects"]
+    ]
+    return _pick(rng, _PLACES).format(_join(things), _background(truth))
+
+
+def _motion(thing: Mapping[str, Any], verb: bool) -> str:
+    direction = thing["direction"]
+    if direction is None:
+        return ""
+    if direction == v.STILL:
+        return " stays still" if verb else " staying still"
+    word = ("bounces" if verb else "bouncing") if thing["bounce"] else "moves" if verb else "moving"
+    return f" {word} {direction}"
+
+
+def _descriptive(truth: Mapping[str, Any], rng: random.Random) -> str:
+    verb = rng.random() < 0.5
+    tail = rng.random() < 0.5  # background first or last
+    things = [_described(thing, verb) for thing in truth["objects"]]
+    text = _join(things)
+    if truth["relation"]:
+        first, second = (_name(thing) for thing in truth["objects"][:2])
+        place = f"the {first} {'is' if truth['num_frames'] == 1 else 'starts'}"
+        text += f"; {place} {RELATION_WORD[truth['relation']]} the {second}"
+    style, ground = f"{truth['style']} style", f"{_background(truth)} background"
+    if tail:
+        return f"{text}, {style}, on a {ground}"
+    return f"on a {ground}, in {style}: {text}"
+
+
+def _described(thing: Mapping[str, Any], verb: bool) -> str:
+    text = f"a {thing['size']} {_name(thing)}{_motion(thing, verb)}"
+    if thing["speed"]:
+        text += f" {SPEED_WORD[thing['speed']]}"
+    return text + (", partly out of frame" if thing["crosses"] else "")
+
+
+def _article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"
+
+
+def _name(thing: Mapping[str, Any]) -> str:
+    return f"{thing['colour']} {thing['shape']}"
+
+
+def _background(truth: Mapping[str, Any]) -> str:
+    ground = truth["background"]
+    return BACKGROUND[ground["pattern"]].format(ground["tint"])
+
+
+def _join(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+
+
+def _pick(rng: random.Random, options: tuple[str, ...]) -> str:
+    return options[int(rng.random() * len(options))]

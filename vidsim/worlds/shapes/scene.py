@@ -1,0 +1,336 @@
+"""Draws the ground truth of a clip from its number: what is in the frame and how it moves.
+
+A truth is a plain dict of JSON values:
+    world, height, width, num_frames, fps, style, relation (of the first two objects, or None)
+    background: pattern, tint, period (pixels), phase [y, x] (pixels)
+    objects, drawn in order, each: shape, colour, size (word), half_extent (pixels),
+        start [y, x] (pixels, centre of area in frame 0), velocity [y, x] (pixels a frame),
+        wall [low y, high y, low x, high x] (pixels, between which the centre is reflected) or None,
+        direction, speed, bounce, crosses (the border, in some frame)
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vidsim.core.errors import bad, nearest
+from vidsim.worlds.shapes import vocabulary as v
+
+CROSSING_SHARE = 0.15  # of the objects may reach over the frame's border
+BOUNCING_SHARE = 0.3  # of the moving objects in clips of at least BOUNCE_FRAMES
+BOUNCE_FRAMES = 9
+MOMENTS = (0.0, 1.0, 0.5, 0.25, 0.75)  # of a clip, at which objects are kept apart
+TRIES = 48  # placements tried for an object
+
+# name of an attribute that a caller may pin -> the words it takes
+PINS: dict[str, Sequence[str]] = {
+    "pattern": v.PATTERNS, "tint": tuple(v.TINTS), "style": v.STYLES, "shape": v.SHAPES,
+    "colour": tuple(v.COLOURS), "size": tuple(v.SIZES), "direction": (*v.DIRECTIONS, v.STILL),
+    "speed": tuple(v.SPEEDS),
+}  # fmt: skip
+
+
+def draw_scene(
+    rng: random.Random,
+    *,
+    height: int,
+    width: int,
+    num_frames: int,
+    fps: float,
+    count: int,
+    split: str,
+    fixed: Mapping[str, str],
+) -> dict[str, Any]:
+    """Draws one scene.
+
+    height, width, num_frames, fps  of the clip (pixels, frames, frames a second)
+    count   number of objects
+    split   every object's (colour, shape, pattern) is in this part of the combinations
+    fixed   pinned attributes of the scene and of its first object; pins beat the split
+    Returns the truth (see the module)
+    Raises  BadInput for an unknown pin or word
+    """
+    check_pins(fixed)
+    pattern = fixed.get("pattern") or _pick(rng, v.PATTERNS)
+    looks = _looks(rng, count, pattern, split, fixed)
+    frame = (height, width, num_frames, fps)
+    objects, relation = _place(rng, frame, looks, fixed)
+    return {
+        "world": "shapes",
+        "height": height,
+        "width": width,
+        "num_frames": num_frames,
+        "fps": fps,
+        "style": fixed.get("style") or _pick(rng, v.STYLES),
+        "background": _background(rng, pattern, min(height, width), fixed),
+        "objects": objects,
+        "relation": relation,
+    }
+
+
+def check_pins(fixed: Mapping[str, str]) -> None:
+    """Refuses an unknown attribute or word."""
+    for name, word in fixed.items():
+        if name not in PINS:
+            raise bad("scene", f"unknown attribute {name!r}", nearest(name, PINS))
+        if word not in PINS[name]:
+            raise bad("scene", f"unknown {name} {word!r}", nearest(word, PINS[name]))
+
+
+def positions(thing: Mapping[str, Any], num_frames: int) -> np.ndarray:
+    """float64 [T, 2]: centre of area (y, x) of an object in each frame, in pixels."""
+    steps = np.arange(num_frames)[:, None]
+    free = np.asarray(thing["start"]) + steps * np.asarray(thing["velocity"])
+    if thing["wall"] is None:
+        return free
+    low_y, high_y, low_x, high_x = thing["wall"]
+    low, high = np.array([low_y, low_x]), np.array([high_y, high_x])
+    return high - np.abs((free - low) % (2 * (high - low)) - (high - low))
+
+
+def _looks(
+    rng: random.Random, count: int, pattern: str, split: str, fixed: Mapping[str, str]
+) -> list[tuple[str, str]]:
+    """Colour and shape of each object: distinct colours, all combinations inside the split."""
+    looks: list[tuple[str, str]] = []
+    colours, shapes = tuple(v.COLOURS), v.SHAPES
+    while len(looks) < count:
+        pins = fixed if not looks else {}
+        colour = pins.get("colour") or _pick(rng, colours)
+        shape = pins.get("shape") or _pick(rng, shapes)
+        free = split == "all" or v.held_out(colour, shape, pattern) == (split == "heldout")
+        pinned = "colour" in pins and "shape" in pins
+        allowed = free or pinned or _hopeless(pins, pattern, split)
+        if allowed and all(colour != other for other, _ in looks):
+            looks.append((colour, shape))
+    return looks
+
+
+def _hopeless(pins: Mapping[str, str], pattern: str, split: str) -> bool:
+    """Whether no combination with these pins lies in the split (then the pin wins)."""
+    if split == "all" or not ("colour" in pins or "shape" in pins):
+        return False
+    colours = (pins["colour"],) if "colour" in pins else tuple(v.COLOURS)
+    shapes = (pins["shape"],) if "shape" in pins else v.SHAPES
+    wanted = split == "heldout"
+    return all(v.held_out(c, s, pattern) != wanted for c in colours for s in shapes)
+
+
+def _background(
+    rng: random.Random, pattern: str, short: int, fixed: Mapping[str, str]
+) -> dict[str, Any]:
+    period = _pick(rng, (16, 24) if short < 96 else (16, 24, 32))
+    return {
+        "pattern": pattern,
+        "tint": fixed.get("tint") or _pick(rng, tuple(v.TINTS)),
+        "period": period,
+        "phase": [int(rng.random() * period), int(rng.random() * period)],
+    }
+
+
+Frame = tuple[int, int, int, float]  # height, width, frames, frames a second
+
+
+def _place(
+    rng: random.Random,
+    frame: Frame,
+    looks: Sequence[tuple[str, str]],
+    fixed: Mapping[str, str],
+) -> tuple[list[dict[str, Any]], str | None]:
+    """Sizes, places and moves the objects so that none hides another and the relation is clear."""
+    objects: list[dict[str, Any]] = []
+    for k, look in enumerate(looks):
+        pins = fixed if k == 0 else {}
+        for attempt in range(TRIES):
+            # Later tries ask for less: a small object, then one that is still.
+            small, calm = attempt >= TRIES // 3, attempt >= 2 * TRIES // 3
+            thing = _object(rng, frame, look, len(looks), pins, small, calm)
+            clear = k != 1 or _relation(objects[0], thing, min(frame[:2])) is not None
+            if clear and all(_apart(thing, other, frame[2]) for other in objects):
+                break
+        thing["crosses"] = _crosses(thing, frame)
+        objects.append(thing)
+    relation = _relation(*objects[:2], min(frame[:2])) if len(objects) > 1 else None
+    return objects, relation
+
+
+def _object(
+    rng: random.Random,
+    frame: Frame,
+    look: tuple[str, str],
+    count: int,
+    pins: Mapping[str, str],
+    small: bool,
+    calm: bool,
+) -> dict[str, Any]:
+    """One object: its size, where it starts and how it moves."""
+    height, width, num_frames, fps = frame
+    colour, shape = look
+    words = ("small",) if small else ("small", "medium", "large")[: 3 if count < 3 else 2]
+    for attempt in range(8):
+        size = pins.get("size") or (_pick(rng, words) if attempt < 7 else "small")
+        extent = v.half_extent(shape, rng.uniform(*v.SIZES[size]) * height * width)
+        reach = (v.UP[shape] * extent, v.DOWN[shape] * extent, extent)
+        motion = _motion(rng, frame, reach, pins, calm, attempt)
+        if motion is not None:
+            break
+    assert motion is not None, "the last attempt accepts any motion"
+    return {
+        "shape": shape,
+        "colour": colour,
+        "size": size,
+        "half_extent": extent,
+        **motion,
+    }
+
+
+Reach = tuple[float, float, float]  # above, below and to each side of the centre, pixels
+
+
+def _motion(
+    rng: random.Random,
+    frame: Frame,
+    reach: Reach,
+    pins: Mapping[str, str],
+    calm: bool,
+    attempt: int,
+) -> dict[str, Any] | None:
+    """Start, velocity and walls; None when the drawn motion does not fit and may be drawn again."""
+    height, width, num_frames, fps = frame
+    short = min(height, width)
+    margin = 0.45 if rng.random() < CROSSING_SHARE else 1.0
+    direction, speed, path = _drawn_motion(rng, num_frames, pins, calm or attempt == 7)
+    length = path * short / fps * (num_frames - 1)
+    step_y, step_x = v.DIRECTIONS.get(direction or "", (0.0, 0.0))
+    delta = (length * step_y, length * step_x)
+    box = _box(height, width, reach, margin)
+    fits = abs(delta[0]) <= box[1] - box[0] and abs(delta[1]) <= box[3] - box[2]
+    bounce = (
+        num_frames >= BOUNCE_FRAMES
+        and length >= 0.3 * short
+        and (not fits or rng.random() < BOUNCING_SHARE)
+    )
+    wall = None
+    if bounce:
+        wall = _box(height, width, reach, 1.0)
+        rooms = (wall[1] - wall[0], wall[3] - wall[2])
+        if attempt < 7 and any(abs(delta[a]) > 1.5 * rooms[a] for a in (0, 1)):
+            return None
+        start = _bouncing_start(rng, wall, delta, rooms)
+    else:
+        if not fits:
+            if attempt < 7 and margin == 1.0:
+                return None
+            box = _box(height, width, reach, 0.45)
+        start = [
+            _linear_start(rng, box[0], box[1], delta[0]),
+            _linear_start(rng, box[2], box[3], delta[1]),
+        ]
+    frames = max(num_frames - 1, 1)
+    return {
+        "start": start,
+        "velocity": [delta[0] / frames, delta[1] / frames],
+        "wall": None if wall is None else list(wall),
+        "direction": direction,
+        "speed": speed,
+        "bounce": bounce,
+    }
+
+
+def _drawn_motion(
+    rng: random.Random, num_frames: int, pins: Mapping[str, str], calm: bool
+) -> tuple[str | None, str | None, float]:
+    """Direction, speed word and short sides a second; an image has neither."""
+    if num_frames == 1:
+        return None, None, 0.0
+    direction = pins.get("direction")
+    if direction is None:
+        moves = "speed" in pins or not (calm or rng.random() < v.STILL_SHARE)
+        direction = _pick(rng, tuple(v.DIRECTIONS)) if moves else v.STILL
+    if direction == v.STILL:
+        return direction, None, 0.0
+    speed = pins.get("speed") or _pick(rng, tuple(v.SPEEDS))
+    return direction, speed, rng.uniform(*v.SPEEDS[speed])
+
+
+Box = tuple[float, float, float, float]  # low y, high y, low x, high x of a centre, pixels
+
+
+def _box(height: int, width: int, reach: Reach, margin: float) -> Box:
+    """Where the centre may be for at least `margin` of each reach to stay inside the frame."""
+    up, down, side = reach
+    return margin * up, height - margin * down, margin * side, width - margin * side
+
+
+def _linear_start(rng: random.Random, low: float, high: float, delta: float) -> float:
+    """A start in [low, high] whose end, start + delta, is inside too, as far as that can be."""
+    first, last = low - min(delta, 0.0), high - max(delta, 0.0)
+    return rng.uniform(first, last) if first < last else (first + last) / 2
+
+
+def _bouncing_start(
+    rng: random.Random, wall: Box, delta: tuple[float, float], rooms: tuple[float, float]
+) -> list[float]:
+    """A start from which the object meets a wall at 40 to 65% of its path."""
+    axis = 0 if abs(delta[0]) * rooms[1] > abs(delta[1]) * rooms[0] else 1
+    start = [_linear_start(rng, wall[2 * a], wall[2 * a + 1], delta[a]) for a in (0, 1)]
+    before = rng.uniform(0.4, 0.65) * delta[axis]
+    low, high = wall[2 * axis], wall[2 * axis + 1]
+    start[axis] = (high if delta[axis] > 0 else low) - before
+    return [min(max(start[a], wall[2 * a]), wall[2 * a + 1]) for a in (0, 1)]
+
+
+def _crosses(thing: Mapping[str, Any], frame: Frame) -> bool:
+    """Whether part of the object lies outside the frame at the start or the end (walls: never)."""
+    if thing["bounce"]:
+        return False
+    e, shape = thing["half_extent"], thing["shape"]
+    reach = (v.UP[shape] * e, v.DOWN[shape] * e, e)
+    low_y, high_y, low_x, high_x = _box(frame[0], frame[1], reach, 1.0)
+    for step in (0, frame[2] - 1):
+        y, x = _at(thing, step)
+        if not (low_y - 1e-6 <= y <= high_y + 1e-6 and low_x - 1e-6 <= x <= high_x + 1e-6):
+            return True
+    return False
+
+
+def _apart(thing: Mapping[str, Any], other: Mapping[str, Any], num_frames: int) -> bool:
+    """Whether two objects overlap by less than a fifth at each of MOMENTS."""
+    room = (0.8 * (thing["half_extent"] + other["half_extent"])) ** 2
+    moments = MOMENTS if thing["speed"] or other["speed"] else MOMENTS[:1]
+    for part in moments:
+        step = part * (num_frames - 1)
+        (y, x), (other_y, other_x) = _at(thing, step), _at(other, step)
+        if (y - other_y) ** 2 + (x - other_x) ** 2 < room:
+            return False
+    return True
+
+
+def _at(thing: Mapping[str, Any], step: float) -> tuple[float, float]:
+    """`positions` at one moment, without arrays."""
+    (y, x), (dy, dx), wall = thing["start"], thing["velocity"], thing["wall"]
+    y, x = y + step * dy, x + step * dx
+    if wall is None:
+        return y, x
+    room_y, room_x = wall[1] - wall[0], wall[3] - wall[2]
+    return (
+        wall[1] - abs((y - wall[0]) % (2 * room_y) - room_y),
+        wall[3] - abs((x - wall[2]) % (2 * room_x) - room_x),
+    )
+
+
+def _relation(first: Mapping[str, Any], second: Mapping[str, Any], short: int) -> str | None:
+    """How the first object lies to the second in frame 0; None when neither axis clearly leads."""
+    dy, dx = (first["start"][a] - second["start"][a] for a in (0, 1))
+    if abs(abs(dx) - abs(dy)) < 0.08 * short:
+        return None
+    if abs(dx) > abs(dy):
+        return "left of" if dx < 0 else "right of"
+    return "above" if dy < 0 else "below"
+
+
+def _pick(rng: random.Random, words: Sequence[Any]) -> Any:
+    """One of the words, evenly; `random()` alone is the same in every Python version."""
+    return words[int(rng.random() * len(words))]
