@@ -18,7 +18,7 @@ def bench_worlds(name: str = "shapes", seconds: float = 0.5) -> list[dict[str, A
     """
     rows: list[dict[str, Any]] = []
     for num_frames, (height, width) in CASES:
-        world = base.make(name, frames=(num_frames,), sizes=((height, width),))
+        world = base.make(name, size=10**6, frames=(num_frames,), sizes=((height, width),))
         rate = _rate(world.clip, seconds)
         pixels = num_frames * height * width
         rows.append(
@@ -27,7 +27,7 @@ def bench_worlds(name: str = "shapes", seconds: float = 0.5) -> list[dict[str, A
                 "clips_per_s": rate, "megapixels_per_s": rate * pixels / 1e6,
             }
         )  # fmt: skip
-    rate = _rate(base.make(name).info, seconds)
+    rate = _rate(base.make(name, size=10**6).info, seconds)
     nothing = {"frames": None, "height": None, "width": None, "megapixels_per_s": None}
     return [*rows, nothing | {"clips_per_s": rate}]
 
