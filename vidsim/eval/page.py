@@ -177,7 +177,7 @@ def _rows(
 
 
 def _bar(score: Score) -> str:
-    """A share from 0 to 1 drawn: interval, point, and a tick at the highest baseline."""
+    """A share from 0 to 1 drawn: interval, point, and a tick at chance."""
     if score.unit != "share" or not math.isfinite(score.value):
         return ""
     parts = ["<rect class='track' x='0' y='6' width='110' height='2' rx='1'/>"]
@@ -187,9 +187,8 @@ def _bar(score: Score) -> str:
             f"<rect class='range' x='{110 * score.low:.1f}' y='4' height='6' rx='2'"
             f" width='{width:.1f}'/>"
         )
-    baselines = [value for value in score.baselines.values() if 0 <= value <= 1]
-    if baselines:
-        x = 110 * max(baselines)
+    if "chance" in score.baselines:
+        x = 110 * score.baselines["chance"]
         parts.append(f"<line class='base' x1='{x:.1f}' x2='{x:.1f}' y1='2' y2='12'/>")
     centre = 3 + 104 * min(1.0, max(0.0, score.value))
     parts.append(f"<circle class='point' cx='{centre:.1f}' cy='7' r='3'/>")

@@ -63,8 +63,8 @@ def run(model: Model, suite: LossSuite, progress: Progress | None = None) -> Sui
         "loss",
         "Validation loss",
         f"{len(clips)} clips of {suite.index or suite.world}: squared error of the velocity, mean "
-        "over a clip's numbers, at fixed times with fixed noise. Beside it what two answers without "
-        "a network cost: the mean latent, and the best guess for Gaussian latents.",
+        "over a clip's numbers, at fixed times with fixed noise. Beside it the cost of two answers "
+        "without a network: the mean latent, and the best guess for Gaussian latents.",
         tuple(loss_scores(clips, losses_NK, power_N, suite, model.task.cfg.time_floor)),
         (),
         {

@@ -81,9 +81,9 @@ def run(model: Model, suite: RetrievalSuite, progress: Progress | None = None) -
     return SuiteResult(
         "retrieval",
         "Each caption brings back its own clip",
-        f"{n} clips of {suite.index}. A made clip counts as right when the nearest of the {n} clips "
-        "is the one that the caption belongs to. With an empty prompt, or at the size of another "
-        "clip, only the words (or their absence) can decide.",
+        f"{n} clips of {suite.index}. A made clip counts as right when the nearest of the {n} "
+        "clips is the one that the caption belongs to. With an empty prompt, or at the size of "
+        "another clip, only the words (or their absence) can decide.",
         scores,
         tuple(_samples(clips, made, nearest, psnr)),
         {"clips": n, "solver": suite.sampler.solver, "steps": suite.sampler.steps,
@@ -92,7 +92,7 @@ def run(model: Model, suite: RetrievalSuite, progress: Progress | None = None) -
 
 
 def thumbnail(video_THWC: np.ndarray) -> np.ndarray:
-    """float64 [8,32,32,3]: a clip at one common size, frames evenly spread, pixels area-averaged."""
+    """float64 [8,32,32,3]: a clip at one common size; frames evenly spread, areas averaged."""
     chosen = np.linspace(0, len(video_THWC) - 1, _FRAMES).round().astype(int)
     frames = [
         Image.fromarray(video_THWC[t]).resize((_SIDE, _SIDE), Image.Resampling.BOX) for t in chosen
