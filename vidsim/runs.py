@@ -16,6 +16,7 @@ import numpy as np
 
 from vidsim.config import from_dict, to_dict
 from vidsim.core.errors import bad, nearest
+from vidsim.data.captions import CaptionConfig
 from vidsim.data.crops import CropConfig, crop_batches
 from vidsim.data.index import ClipIndex
 from vidsim.data.pipeline import make_plan, packed_batches
@@ -23,11 +24,17 @@ from vidsim.data.plan import Plan, PlanConfig
 from vidsim.models.codec import encode_clips
 from vidsim.models.latents import LatentConfig, LatentMoments
 from vidsim.models.vae import Vae, VaeConfig
+from vidsim.models.vae_linear import BlockMoments
 from vidsim.parallel.mesh import MeshConfig, build_mesh
 from vidsim.store.shards import LatentCache
 from vidsim.store.weights import load_model, save_model
 from vidsim.store.workdir import Workdir
-from vidsim.tasks.autoencoding import Autoencoding, AutoencodingConfig
+from vidsim.tasks.autoencoding import (
+    Autoencoding,
+    AutoencodingConfig,
+    load_perceptual,
+    to_signed,
+)
 from vidsim.tasks.denoising import Denoising, DenoisingConfig
 from vidsim.tasks.encoding import EncodeConfig, plan_cache, write_cache
 from vidsim.train.loop import FREE_KEYS, RunSpec, Trained, build_program, train
@@ -36,6 +43,7 @@ from vidsim.train.program import Program
 from vidsim.train.validation import ValidationConfig, make_validation
 
 VAE_FOLDER = "vae"
+PRINCIPAL_BATCHES = 64  # steps of crops whose principal components start a linear autoencoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +94,7 @@ class DenoiserRun:
     run: RunSpec
     optim: OptimConfig = OptimConfig()
     mesh: MeshConfig = MeshConfig()
+    captions: CaptionConfig = CaptionConfig()
     validation: ValidationConfig = ValidationConfig()
     task: Literal["denoising"] = "denoising"
     vae_hash: str = ""
@@ -115,9 +124,7 @@ def train_vae(run: VaeRun, workdir: str | Path) -> Trained:
     """Trains an autoencoder and exports its averaged weights and latent statistics to vae/."""
     index = ClipIndex.open(run.data.index)
     batches = vae_batches(run, index)
-    program = build_program(
-        Autoencoding(run.autoencoding), run.run, run.optim, build_mesh(run.mesh)
-    )
+    program = vae_program(run, batches)
     folder = Workdir.open(workdir, to_dict(run), {"index": index.hash}, _free())
     try:
         done = train(program, batches, run.run, folder, label="vae")
@@ -126,6 +133,17 @@ def train_vae(run: VaeRun, workdir: str | Path) -> Trained:
     finally:
         folder.close()
     return done
+
+
+def vae_program(run: VaeRun, batches: grain.MapDataset) -> Program:
+    """The program of an autoencoder's run; a principal start looks at the first batches."""
+    task = Autoencoding(run.autoencoding, load_perceptual(run.autoencoding))
+    if run.autoencoding.start == "principal":
+        moments = BlockMoments(task.vae)
+        for step in range(PRINCIPAL_BATCHES):
+            moments.add(to_signed(batches[step]["video"]))
+        task = dataclasses.replace(task, moments=moments)
+    return build_program(task, run.run, run.optim, build_mesh(run.mesh))
 
 
 def vae_batches(run: VaeRun, index: ClipIndex) -> grain.MapDataset:
@@ -235,7 +253,9 @@ def train_denoiser(run: DenoiserRun, workdir: str | Path) -> Trained:
 
 def denoiser_program(run: DenoiserRun, cache: LatentCache) -> tuple[Program, Plan]:
     """The program and the epoch plan of a resolved run."""
-    plan = make_plan(cache, run.plan, run.run.seed, cache.hash, Path(run.data.cache) / "plans")
+    plan = make_plan(
+        cache, run.plan, run.run.seed, run.captions, Path(run.data.cache) / "plans"
+    )  # fmt: skip
     mesh = build_mesh(run.mesh)
     return build_program(Denoising(run.denoising), run.run, run.optim, mesh), plan
 

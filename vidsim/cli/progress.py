@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 LOG_EVERY_S = 10.0
@@ -51,3 +51,19 @@ def _line(
         parts.append(f"{(total - done) / max(rate, 1e-9):,.0f} s left")
     parts += [f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items() if count]
     return ", ".join(parts)
+
+
+@contextlib.contextmanager
+def stages(label: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Shows work in stages: each call says (stage, done, of)."""
+    current: list[tuple[str, Show]] = []
+    with contextlib.ExitStack() as stack:
+
+        def show(stage: str, done: int, of: int) -> None:
+            if not current or current[-1][0] != stage:
+                stack.close()
+                name = f"{label}, {stage}"
+                current.append((stage, stack.enter_context(counter(name, ""))))
+            current[-1][1](done, of)
+
+        yield show

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from vidsim.models.vae_config import VaeConfig
 from vidsim.nn.conv import (
     CausalConv,
+    ChannelNorm,
     SpaceDown,
     SpaceUp,
     TimeDown,
@@ -20,7 +21,7 @@ from vidsim.nn.conv import (
     shrink_mask,
     unfold,
 )
-from vidsim.nn.layers import Linear, RmsNorm
+from vidsim.nn.layers import Linear
 
 Mask = jax.Array | None
 ATTENTION_ROWS = 2048  # queries at a time; a 720p frame has 14,400 positions, all at once 0.8 GB
@@ -38,7 +39,7 @@ class ResBlock(nn.Module):
         plan = self.plan
         y = x
         for i, cin in ((1, self.cin), (2, self.cout)):
-            y = nn.silu(RmsNorm(cin, eps=plan.norm_eps, name=f"norm{i}")(y))
+            y = nn.silu(ChannelNorm(cin, eps=plan.norm_eps, name=f"norm{i}")(y))
             conv = CausalConv(
                 cin, self.cout, dtype=plan.compute, method=plan.conv, name=f"conv{i}"
             )
@@ -58,7 +59,7 @@ class FrameAttention(nn.Module):
     def __call__(self, x: jax.Array, mask: Mask = None) -> jax.Array:
         plan, c = self.plan, self.channels
         b, t, h, w, _ = x.shape
-        y = RmsNorm(c, eps=plan.norm_eps, name="norm")(x).reshape(b, t, h * w, c)
+        y = ChannelNorm(c, eps=plan.norm_eps, name="norm")(x).reshape(b, t, h * w, c)
         y = Linear(c, 3 * c, ("embed", "heads"), dtype=plan.compute, name="qkv")(y)
         q, k, v = jnp.split(y, 3, axis=-1)
         y = _attend_in_frame(q, k, v, None if mask is None else mask.reshape(b, 1, h * w))
@@ -73,13 +74,17 @@ def _attend_in_frame(q: jax.Array, k: jax.Array, v: jax.Array, seen: Mask) -> ja
         # an unseen value times weight 0 must be 0 even where it is not finite
         v = jnp.where(seen[..., None], v, jnp.zeros((1, 1, 1, 1), v.dtype))
 
+    v1 = jnp.concatenate([v, jnp.ones((b, t, n, 1), v.dtype)], -1)
+
     def rows(q_rows: jax.Array) -> jax.Array:
         scores = jnp.einsum("btqc,btkc->btqk", q_rows, k, preferred_element_type=jnp.float32)
         scores = scores * c**-0.5
         if seen is not None:
             scores = jnp.where(seen[:, :, None], scores, jnp.full((1, 1, 1, 1), -1e30))
-        weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-        return jnp.einsum("btqk,btkc->btqc", weights, v)
+        weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True)).astype(v.dtype)
+        # numerator and denominator in one product: see ChannelNorm on the rounding of reductions
+        y = jnp.einsum("btqk,btkc->btqc", weights, v1, preferred_element_type=jnp.float32)
+        return (y[..., :c] / y[..., c:]).astype(v.dtype)
 
     if n <= ATTENTION_ROWS:
         return rows(q)
@@ -110,13 +115,16 @@ def average_down(x: jax.Array, cout: int, factor: tuple[int, int, int], first: b
 
     Zeros stand for the frames that a first block lacks. Source: AvgDown3D of Wan 2.2.
     """
+    start_dtype = x.dtype
     if first and factor[0] > 1:
         x = jnp.pad(x, ((0, 0), (factor[0] - 1, 0), (0, 0), (0, 0), (0, 0)))
     cin, volume = x.shape[-1], factor[0] * factor[1] * factor[2]
     x = fold(x, factor)
     x = jnp.moveaxis(x.reshape(*x.shape[:-1], volume, cin), -2, -1)
-    x = x.reshape(*x.shape[:-2], cout, cin * volume // cout)
-    return jnp.mean(x.astype(jnp.float32), axis=-1).astype(x.dtype)
+    group = cin * volume // cout
+    x = x.reshape(*x.shape[:-2], cout, group).astype(jnp.float32)
+    # a sum written out: see ChannelNorm on the rounding of reductions
+    return (sum(x[..., i] for i in range(group)) / group).astype(start_dtype)
 
 
 def repeat_up(x: jax.Array, cout: int, factor: tuple[int, int, int], first: bool) -> jax.Array:
@@ -191,23 +199,28 @@ class Encoder(nn.Module):
     def __call__(self, x: jax.Array, mask: Mask = None, first: bool = True) -> jax.Array:
         plan, widths = self.plan, self.plan.encoder_widths
         make = {"dtype": plan.compute, "method": plan.conv}
+        pixels = x
         x = CausalConv(
-            self.channels, widths[0], axes=("patch", "conv_out"), name="conv_in", **make
+            self.channels, widths[0], plan.edge, ("patch", "conv_out"), name="conv_in", **make
         )(x, mask, first)
         spaces, times = (*plan.space_down, False), (*plan.time_down, False)
         for i, cout in enumerate(widths[1:]):
             stage = EncoderStage(plan, widths[i], cout, spaces[i], times[i], name=f"stage{i}")
             x = stage(x, mask, first)
             mask = shrink_mask(mask, 1 + spaces[i])
-        x = Middle(plan, widths[-1], name="middle")(x, mask, first)
-        x = nn.silu(RmsNorm(widths[-1], eps=plan.norm_eps, name="norm_out")(x))
+        if plan.middle:
+            x = Middle(plan, widths[-1], name="middle")(x, mask, first)
+        x = nn.silu(ChannelNorm(widths[-1], eps=plan.norm_eps, name="norm_out")(x))
         x = CausalConv(
             widths[-1], 2 * self.latent, axes=("conv_in", "latent"), name="conv_out", **make
         )(x, mask, first)
-        return CausalConv(
+        x = CausalConv(
             2 * self.latent, 2 * self.latent, (1, 1, 1), ("latent", None),
             dtype=plan.compute, name="moments",
         )(x)  # fmt: skip
+        if plan.linear:
+            x = x + _linear(plan, self.channels, 2 * self.latent, ("patch", "latent"))(pixels)
+        return x
 
 
 class Decoder(nn.Module):
@@ -221,6 +234,7 @@ class Decoder(nn.Module):
     def __call__(self, x: jax.Array, mask: Mask = None, first: bool = True) -> jax.Array:
         plan, widths = self.plan, self.plan.decoder_widths
         make = {"dtype": plan.compute, "method": plan.conv}
+        latent = x
         x = CausalConv(
             self.latent, self.latent, (1, 1, 1), ("latent", None),
             dtype=plan.compute, name="unmoments",
@@ -228,7 +242,8 @@ class Decoder(nn.Module):
         x = CausalConv(
             self.latent, widths[0], axes=("latent", "conv_out"), name="conv_in", **make
         )(x, mask, first)
-        x = Middle(plan, widths[0], name="middle")(x, mask, first)
+        if plan.middle:
+            x = Middle(plan, widths[0], name="middle")(x, mask, first)
         spaces, times = (*plan.space_down[::-1], False), (*plan.time_down[::-1], False)
         cin = widths[0]
         for i, cout in enumerate(widths[1:]):
@@ -237,7 +252,15 @@ class Decoder(nn.Module):
             stage = DecoderStage(plan, cin, cout, up, spaces[i], times[i], name=f"stage{i}")
             x = stage(x, mask, first)
             mask, cin = grow_mask(mask, 1 + spaces[i]), up
-        x = nn.silu(RmsNorm(widths[-1], eps=plan.norm_eps, name="norm_out")(x))
-        return CausalConv(
-            widths[-1], self.channels, axes=("conv_in", "patch"), name="conv_out", **make
+        x = nn.silu(ChannelNorm(widths[-1], eps=plan.norm_eps, name="norm_out")(x))
+        x = CausalConv(
+            widths[-1], self.channels, plan.edge, ("conv_in", "patch"), name="conv_out", **make
         )(x, mask, first)
+        if plan.linear:
+            x = x + _linear(plan, self.latent, self.channels, ("latent", "patch"))(latent)
+        return x
+
+
+def _linear(plan: VaeConfig, cin: int, cout: int, axes: tuple[str, str]) -> CausalConv:
+    """The map of each block by itself, beside the convolutions."""
+    return CausalConv(cin, cout, (1, 1, 1), axes, dtype=plan.compute, name="linear")

@@ -23,6 +23,11 @@ class VaeConfig:
     time_down           between stage i and i+1: halve the frame rate
     patch               (frames, rows, columns) of pixels folded into channels before the encoder;
                         a clip's first frame has a block of its own (repeated to fill it)
+    middle              residual blocks (and attention) between the stages of each half
+    edge_kernel         3, or 1 where a large patch makes the outermost convolutions too wide
+    linear              a linear map of each block beside the convolutions, which then learn what it
+                        leaves over (vae_linear.py starts it at the principal components); only
+                        where the patch does all of the compression
     mid_attention       attention inside each frame at the coarsest stage
     residual            shortcuts without weights around each change of size (Wan 2.2)
     norm_eps            added to the mean square in the channel norms
@@ -39,6 +44,9 @@ class VaeConfig:
     space_down: tuple[bool, ...] = (True, True, True)
     time_down: tuple[bool, ...] = (False, True, True)
     patch: tuple[int, int, int] = (1, 1, 1)
+    middle: bool = True
+    edge_kernel: int = 3
+    linear: bool = False
     mid_attention: bool = True
     residual: bool = False
     norm_eps: float = 1e-6
@@ -60,6 +68,11 @@ class VaeConfig:
             raise bad(f"{where}.patch", f"{self.patch}", "(frames, n, n), each at least 1")
         if min(self.dim_mult, default=0) < 1:
             raise bad(f"{where}.dim_mult", f"{self.dim_mult}", "multipliers of at least 1")
+        if self.linear and steps:
+            what = f"with {steps + 1} stages"
+            raise bad(f"{where}.linear", what, "one stage", "let the patch do the compression")
+        if self.edge_kernel not in (1, 3):
+            raise bad(f"{where}.edge_kernel", f"{self.edge_kernel}", "1 or 3")
         if self.conv not in METHODS:
             raise bad(f"{where}.conv", repr(self.conv), nearest(self.conv, METHODS))
         if self.conv == "winograd" and self.dtype != "float32":
@@ -82,6 +95,11 @@ class VaeConfig:
                 if name == "decoder" and space and not self.residual and cout % 2:
                     what = f"decoder stage {i} has width {cout}"
                     raise bad("VaeConfig.decoder_dim", what, "an even number")
+
+    @property
+    def edge(self) -> tuple[int, int, int]:
+        """Kernel of the convolutions that face pixels."""
+        return (self.edge_kernel,) * 3
 
     @property
     def compute(self) -> Any:

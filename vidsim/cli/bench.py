@@ -1,0 +1,31 @@
+"""`vidsim bench`: speed with something to compare it to."""
+
+import argparse
+
+NAMES = ("packing", "data", "vae", "step")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument("name", choices=NAMES)
+    parser.add_argument("--json", metavar="FILE", help="write the numbers there as well")
+    parser.add_argument("--clips", type=int, default=200_000, help="packing: clips planned")
+    parser.add_argument("--sweep", action="store_true", help="packing: fill for 64K to 256K rows")
+    parser.add_argument("--long", choices=("truncate", "split"), default="truncate",
+                        help="packing: clips over the frame limit")  # fmt: skip
+    parser.add_argument("--index", help="data: an index (default: the shapes world)")
+    parser.add_argument("--runs", type=int, default=10, help="vae, step: repetitions")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the table; for packing 1 when a target is missed."""
+    import json
+    import pathlib
+
+    from vidsim.cli import benches
+
+    text, data, passed = getattr(benches, f"bench_{args.name}")(args)
+    print(text)
+    if args.json:
+        pathlib.Path(args.json).write_text(json.dumps(data, indent=1, default=str) + "\n")
+    return 0 if passed else 1

@@ -1,0 +1,31 @@
+"""`vidsim quickstart`: the whole road on embedded data, to a score table and a page."""
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument(
+        "--workdir", default="runs/quickstart", help="folder of everything it makes"
+    )
+    parser.add_argument("--minutes", type=float, default=15.0,
+                        help="about how long on this machine; less trains less")  # fmt: skip
+    parser.add_argument("--require", action="append", default=[], metavar="METRIC>=X",
+                        help="exit 1 unless it holds, e.g. prompts/colour>=0.9")  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains, samples, scores, and writes report.html; the same command goes on where it stopped."""
+    from vidsim.cli.progress import counter, stages
+    from vidsim.cli.run import run_and_report
+    from vidsim.core.exits import REQUIREMENT_FAILED
+    from vidsim.quickstart import Quickstart
+
+    road = Quickstart(args.workdir, args.minutes, lambda line: print(line, flush=True), counter)
+    passed = [True]
+
+    def work() -> None:
+        road.run()
+        passed[0] = road.score(args.require, stages)
+
+    return run_and_report("quickstart", work) or (0 if passed[0] else REQUIREMENT_FAILED)

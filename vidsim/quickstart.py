@@ -1,0 +1,233 @@
+"""The quickstart: the whole road on embedded data, at a size that two CPU cores finish in minutes.
+
+clips -> index -> autoencoder -> latents -> denoiser -> samples -> scores -> report. The recipe is
+here and nowhere else; experiments/quickstart_*.py are views of it. Minutes become step counts once,
+after a short probe of the machine's rate, and are written down; the clock never steers a schedule.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vidsim.core.errors import bad
+from vidsim.data.captions import CaptionConfig
+from vidsim.data.crops import CropConfig
+from vidsim.data.geometry import GeometryConfig
+from vidsim.data.index import ClipIndex, build_index
+from vidsim.data.pipeline import packed_batches
+from vidsim.data.plan import PlanConfig
+from vidsim.diffusion.masks import MaskConfig
+from vidsim.diffusion.times import TimeConfig
+from vidsim.eval.runner import evaluate, page_facts, show, write_report
+from vidsim.models.dit_config import DiTConfig
+from vidsim.models.text import ByteEncoderConfig
+from vidsim.models.vae import VaeConfig
+from vidsim.runs import (
+    DenoiserRun,
+    LatentData,
+    VaeData,
+    VaeRun,
+    denoiser_program,
+    encode_index,
+    resolve_denoiser,
+    train_denoiser,
+    train_vae,
+    vae_batches,
+    vae_program,
+)
+from vidsim.store.manifest import write_atomic
+from vidsim.store.shards import LatentCache
+from vidsim.tasks.autoencoding import AutoencodingConfig
+from vidsim.tasks.denoising import DenoisingConfig
+from vidsim.tasks.encoding import EncodeConfig
+from vidsim.train.loop import RunSpec
+from vidsim.train.optim import OptimConfig
+from vidsim.train.validation import ValidationConfig
+
+CLIPS, HELD_OUT = 9000, 360
+WORLD = "world:shapes?split={split}&size={size}&seed={seed}&max_objects=2"
+FULL_MINUTES = 15.0
+VAE_SHARE, DENOISER_SHARE = 0.17, 0.55  # of the minutes; the rest goes to data, samples and scores
+MIN_STEPS = 20
+BATCH = {"canvases": ((9, 48, 48), (1, 48, 48)), "batch_size": 16, "image_batch_size": 64}
+
+
+PROMPTS = 288
+SAMPLER = {"solver": "euler", "steps": 16, "guidance": {"scale": 3.0}}
+
+
+def vae_run(index: str, steps: int) -> VaeRun:
+    """The autoencoder of the quickstart: 4x8x8, linear start, a few convolutions beside it."""
+    return VaeRun(
+        data=VaeData(index, CropConfig(**BATCH, image_share=0.15, frames_as_images=True,
+                                       cache_bytes=1 << 30)),
+        autoencoding=AutoencodingConfig(
+            vae=VaeConfig(latent_channels=64, base_dim=128, dim_mult=(1,), num_res_blocks=1,
+                          decoder_res_blocks=1, space_down=(), time_down=(), patch=(4, 8, 8),
+                          middle=False, edge_kernel=1, linear=True, mid_attention=False),
+            l1=1.0, l2=1.0, kl=1e-5, start="principal",
+        ),
+        run=_spec(steps, 0.98),
+        optim=OptimConfig(name="muon", lr=0.01, adam_lr=0.002, warmup_steps=50),
+    )  # fmt: skip
+
+
+def denoiser_run(cache: str, held_out: str | None, steps: int) -> DenoiserRun:
+    """The denoiser of the quickstart."""
+    return DenoiserRun(
+        data=LatentData(cache, held_out),
+        denoising=DenoisingConfig(
+            dit=DiTConfig(width=256, heads=4, mlp_width=1024, layers=6, loop="unroll",
+                          text_width=128),
+            text=ByteEncoderConfig(width=128, heads=4, mlp_width=256, layers=2),
+            times=TimeConfig(base_tokens=64),
+            masks=MaskConfig(none=0.8, first=0.05, prefix=0.05, suffix=0.03, first_last=0.03,
+                             random=0.04),
+        ),
+        plan=PlanConfig(row_tokens=576, row_text=1024, row_segments=24, rows_per_step=4,
+                        group_rows=2, pool_rows=256, window_clips=4096, cost_width=256),
+        run=_spec(steps, 0.995),
+        optim=OptimConfig(name="muon", lr=0.01, adam_lr=0.002, warmup_steps=100,
+                          schedule="wsd", decay_share=0.3),
+        captions=CaptionConfig(weights=(("short", 0.6), ("descriptive", 0.4))),
+        validation=ValidationConfig(batches=4),
+    )  # fmt: skip
+
+
+def encode_config() -> EncodeConfig:
+    """Latents of whole clips; tokens of 16x16 pixels and 4 frames."""
+    geometry = GeometryConfig(max_area=0, max_frames=33, max_tokens=576,
+                              reduced_share=0.0, decimate_share=0.1)  # fmt: skip
+    return EncodeConfig(geometry=geometry, max_text=255)
+
+
+def _spec(steps: int, ema_decay: float) -> RunSpec:
+    return RunSpec(steps=steps, ema_decay=ema_decay, save_every=max(steps // 2, 1),
+                   eval_every=max(steps // 8, 1), log_every=5, keep=1)  # fmt: skip
+
+
+class Quickstart:
+    """One run of the road in a folder; every part that is finished is not done again."""
+
+    def __init__(
+        self, workdir: str | Path, minutes: float, say: Callable[[str], None], progress: Any
+    ) -> None:
+        if not 0.5 <= minutes <= 600:
+            raise bad("--minutes", f"{minutes}", "0.5 to 600")
+        self.folder, self.minutes, self.say, self.progress = Path(workdir), minutes, say, progress
+        self.index, self.held_out_index = (
+            str(self.folder / f"{name}.parquet") for name in ("train", "heldout")
+        )
+        self.cache, self.held_out = (
+            str(self.folder / f"latents_{n}") for n in ("train", "heldout")
+        )
+        self.times: dict[str, float] = {}
+
+    def run(self) -> None:
+        """Everything up to the trained denoiser."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        plan = self._stored()
+        clips = plan["clips"] if plan else _scaled(CLIPS, self.minutes)
+        self._timed("index", lambda: self._make_indices(clips))
+        steps = plan.get("vae_steps") or self._probe_vae()
+        self._store(minutes=self.minutes, clips=clips, vae_steps=steps)
+        self._timed(
+            "autoencoder", lambda: train_vae(vae_run(self.index, steps), self.folder / "vae")
+        )
+        self._timed("latents", self._encode)
+        steps = self._stored().get("denoiser_steps") or self._probe_denoiser()
+        self._store(denoiser_steps=steps)
+        run = denoiser_run(self.cache, self.held_out, steps)
+        self._timed("denoiser", lambda: train_denoiser(run, self.folder / "denoiser"))
+
+    def score(self, requirements: list[str], stages: Any) -> bool:
+        """Runs the suites on the finished denoiser, prints their tables, writes report.html."""
+        plan = self._stored()
+        settings = {
+            "vae": {"clips": 72},
+            "loss": {"clips": 144},
+            "prompts": {"prompts": PROMPTS, "frames": [1, 5, 9], "sampler": SAMPLER},
+        }
+        saved = []
+        for suite, values in settings.items():
+            start = time.perf_counter()
+            wanted = [text for text in requirements if text.split("/")[0] == suite]
+            with stages(suite) as progress:
+                saved.append(evaluate(
+                    suite, self.folder / "denoiser", self.folder / "scores" / suite, values,
+                    requirements=wanted, progress=progress,
+                ))  # fmt: skip
+            self.times[f"scores: {suite}"] = time.perf_counter() - start
+        passed = [show(result) for result in saved]
+        facts = page_facts(saved[-1].run) | {
+            "training clips": plan["clips"], "VAE steps": plan["vae_steps"],
+            "denoiser steps": plan["denoiser_steps"],
+            **{f"{name}, s": round(seconds) for name, seconds in self.times.items()},
+        }  # fmt: skip
+        page = write_report(
+            self.folder / "report.html", "vidsim quickstart",
+            "A video autoencoder and a text-conditional diffusion transformer, trained on this "
+            "machine from nothing on clips of mixed size, duration and aspect ratio.",
+            saved, facts=facts,
+            runs={"Autoencoder": self.folder / "vae", "Denoiser": self.folder / "denoiser"},
+        )  # fmt: skip
+        self.say(f"page: {page}   all: {sum(self.times.values()) / 60:.1f} min")
+        return all(passed)
+
+    def _timed(self, name: str, work: Callable[[], Any]) -> None:
+        start = time.perf_counter()
+        self.say(f"-- {name}")
+        work()
+        self.times[name] = time.perf_counter() - start
+        self.say(f"-- {name}: {self.times[name]:.0f} s")
+
+    def _make_indices(self, clips: int) -> None:
+        for path, split, size in ((self.index, "train", clips),
+                                  (self.held_out_index, "heldout", HELD_OUT)):  # fmt: skip
+            if not Path(path).exists():
+                report = build_index(WORLD.format(split=split, size=size, seed=0), path)
+                self.say("\n".join(report.lines()))
+
+    def _probe_vae(self) -> int:
+        run = vae_run(self.index, 10)
+        batches = vae_batches(run, ClipIndex.open(self.index))
+        program = vae_program(run, batches)
+        frames = {batches[s]["video"].shape[1]: s for s in range(64)}
+        share = run.data.crops.image_share
+        step_s = sum(
+            program.probe(batches[s]).step_s * (share if count == 1 else 1 - share)
+            for count, s in frames.items()
+        )
+        return self._steps("autoencoder", VAE_SHARE, step_s)
+
+    def _encode(self) -> None:
+        for index, cache in ((self.index, self.cache), (self.held_out_index, self.held_out)):
+            with self.progress("encode", "pieces") as show:
+                encode_index(ClipIndex.open(index), self.folder / "vae", cache, encode_config(),
+                             say=self.say, progress=show)  # fmt: skip
+
+    def _probe_denoiser(self) -> int:
+        cache = LatentCache.open(self.cache)
+        run = resolve_denoiser(denoiser_run(self.cache, None, 10), cache)
+        program, plan = denoiser_program(run, cache)
+        rate = program.probe(packed_batches(cache, plan, 1)[0])
+        return self._steps("denoiser", DENOISER_SHARE, rate.step_s)
+
+    def _steps(self, name: str, share: float, step_s: float) -> int:
+        steps = max(MIN_STEPS, int(share * self.minutes * 60 / step_s))
+        self.say(f"{name}: {step_s * 1e3:.0f} ms a step here, {steps} steps")
+        return steps
+
+    def _stored(self) -> dict[str, Any]:
+        path = self.folder / "quickstart.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def _store(self, **facts: Any) -> None:
+        text = json.dumps(self._stored() | facts, indent=1)
+        write_atomic(self.folder / "quickstart.json", text.encode())
+
+
+def _scaled(full: int, minutes: float) -> int:
+    return max(200, int(full * min(1.0, minutes / FULL_MINUTES)))
