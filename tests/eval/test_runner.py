@@ -84,12 +84,12 @@ def test_screen_shows_headlines_required_rows_and_verdict(workdir, tmp_path, fak
         "vae", workdir, tmp_path / "out", requirements=["vae/psnr.low>=30", "vae/psnr/48x48>=30"]
     )
     screen = io.StringIO()
-    assert runner.show(saved, Console(file=screen, width=160)) is False
+    assert runner.show([saved], Console(file=screen, width=160)) is False
     text = screen.getvalue()
     assert "FAIL: 1 of 2 requirements met" in text and "vae/psnr/48x48" in text
     plain = runner.evaluate("vae", workdir, tmp_path / "plain")
     screen = io.StringIO()
-    assert runner.show(plain, Console(file=screen, width=160)) is True
+    assert runner.show([plain], Console(file=screen, width=160)) is True
     assert "vae/psnr/48x48" not in screen.getvalue()
 
 

@@ -21,7 +21,7 @@ from vidsim.core.errors import BadInput, bad, nearest
 from vidsim.eval.page import Curves, build_page, write_page
 from vidsim.eval.plots import lines_svg
 from vidsim.eval.result import RESULTS, SavedResult, SuiteResult, load_result, save_result
-from vidsim.eval.score import Outcome, parse_requirement, plain, require, table
+from vidsim.eval.score import Outcome, parse_requirement, plain, require, table, verdicts
 from vidsim.eval.suites import loss, prompts, retrieval, vae
 from vidsim.generate.model import Model, load, load_vae
 from vidsim.store.workdir import code_facts
@@ -202,21 +202,22 @@ def training_curves(title: str, workdir: str | os.PathLike[str]) -> Curves:
     return Curves(title, tuple(plots), shown)
 
 
-def show(saved: SavedResult, console: Console | None = None) -> bool:
-    """Prints the table (headline rows and required ones) and a last line.
+def show(results: Sequence[SavedResult], console: Console | None = None) -> bool:
+    """Prints the table of each suite (headline rows and required ones) and a last line.
 
     Returns  whether every requirement is met
     """
     console = console or Console()
-    required = {o.metric.removesuffix(".low").removesuffix(".high") for o in saved.outcomes}
-    rows = [s for s in saved.scores if s.metric.count("/") < 2 or s.metric in required]
-    console.print(table(rows, saved.outcomes, saved.title))
-    passed = all(outcome.passed for outcome in saved.outcomes)
-    if saved.outcomes:
-        met = sum(outcome.passed for outcome in saved.outcomes)
-        word = "PASS" if passed else "FAIL"
-        console.print(f"{word}: {met} of {len(saved.outcomes)} requirements met", highlight=False)
-    return passed
+    outcomes = [outcome for saved in results for outcome in saved.outcomes]
+    for saved in results:
+        required = set(verdicts(saved.outcomes))
+        rows = [s for s in saved.scores if s.metric.count("/") < 2 or s.metric in required]
+        console.print(table(rows, saved.outcomes, saved.title))
+    met = sum(outcome.passed for outcome in outcomes)
+    if outcomes:
+        word = "PASS" if met == len(outcomes) else "FAIL"
+        console.print(f"{word}: {met} of {len(outcomes)} requirements met", highlight=False)
+    return met == len(outcomes)
 
 
 def _series(records: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
