@@ -5,13 +5,14 @@ from typing import Protocol
 import numpy as np
 
 from vidsim.core.errors import bad
-from vidsim.core.host_random import hash_uniform
+from vidsim.data.captions import CaptionConfig, CaptionDraw, draw_captions
 from vidsim.data.plan import PlanConfig, StepRows
 
 
 class LatentSource(Protocol):
     """Where latents and captions come from: a cache on disk, or arrays in memory.
 
+    hash             names the content
     patch            latent cells per token (t, h, w)
     channels         latent channels
     text_width       width of a caption's embedding; 0 when captions are byte tokens
@@ -20,10 +21,11 @@ class LatentSource(Protocol):
     fps              f32[n]    frames/s after decimation
     size_HW          i32[n,2]  pixels
     clip_key         u32[n]    keys the randomness of each piece
-    caption_start    i64[clips + 1] first caption of each clip; every clip has at least one
-    caption_tokens   i32[captions] text tokens of each caption, at least 1
+    clip_hash, caption_start, caption_kind, kinds, text_tokens
+                     of the clips and their captions, as in data/index.py's `ClipIndex`
     """
 
+    hash: str
     patch: tuple[int, int, int]
     channels: int
     text_width: int
@@ -32,8 +34,11 @@ class LatentSource(Protocol):
     fps: np.ndarray
     size_HW: np.ndarray
     clip_key: np.ndarray
+    clip_hash: np.ndarray
     caption_start: np.ndarray
-    caption_tokens: np.ndarray
+    caption_kind: np.ndarray
+    kinds: tuple[str, ...]
+    text_tokens: np.ndarray
 
     def latents(self, pieces: np.ndarray) -> list[np.ndarray]:
         """The latent [t,h,w,c] of each of these pieces, in any float type."""
@@ -42,41 +47,46 @@ class LatentSource(Protocol):
         """The tokens i32[m] of each of these captions, or embeddings [m, text_width]."""
 
 
-def drawn_captions(
-    clip: np.ndarray, caption_start: np.ndarray, seed: int, epoch: int
-) -> np.ndarray:
-    """The caption of each clip in an epoch, drawn evenly by (seed, epoch, clip).
-
-    clip     i32[n] row of the index; pieces of one clip get the same caption
-    Returns  i64[n] caption number
-    """
-    start = caption_start[clip]
-    count = caption_start[clip + 1] - start
-    draw = hash_uniform(seed, f"caption of epoch {epoch}", clip)
-    return start + (draw * count).astype(np.int64)
-
-
 class DrawnText:
-    """Text tokens of the captions an epoch draws: what the plan packs by."""
+    """The caption of each piece in an epoch, drawn by (seed, epoch, clip): the plan's text."""
 
-    def __init__(self, source: LatentSource, seed: int) -> None:
-        self.clip, self.seed = source.clip, seed
-        self.start, self.tokens = source.caption_start, source.caption_tokens
+    def __init__(self, source: LatentSource, config: CaptionConfig, seed: int) -> None:
+        self.config, self.seed, self.clip = config, seed, source.clip
+        self.clip_hash, self.caption_start = source.clip_hash, source.caption_start
+        self.caption_kind, self.kinds = source.caption_kind, source.kinds
+        self.text_tokens = source.text_tokens
+
+    @property
+    def clip_id(self) -> list[str]:
+        """Names for messages; made only for one, since a cache keeps the true ones on disk."""
+        return [f"clip {i}" for i in range(len(self.clip_hash))]
+
+    def numbers(self, epoch: int, pieces: np.ndarray) -> np.ndarray:
+        """i64: the number of the caption of each of these pieces."""
+        return self._draw(epoch, pieces).number
 
     def __call__(self, epoch: int, pieces: np.ndarray) -> np.ndarray:
-        return self.tokens[drawn_captions(self.clip[pieces], self.start, self.seed, epoch)]
+        """i32: its text tokens."""
+        return self._draw(epoch, pieces).tokens
+
+    def _draw(self, epoch: int, pieces: np.ndarray) -> CaptionDraw:
+        drawn = draw_captions(self, self.config, self.seed, epoch, 1 << 30, self.clip[pieces])
+        if (bare := drawn.number < 0).any():
+            raise bad("packed batch", f"clip {self.clip[pieces][bare][0]} has no caption",
+                      "at least an empty one", "encode again")  # fmt: skip
+        return drawn
 
 
 def assemble(
     source: LatentSource,
     config: PlanConfig,
     step: StepRows,
-    seed: int,
+    text: DrawnText,
     rows: np.ndarray | slice = slice(None),
 ) -> dict[str, np.ndarray]:
     """The packed batch of one step, or of some of its rows.
 
-    seed     the plan's, for the caption drawn of each clip
+    text     the captions that the plan counted
     rows     which rows of the step, e.g. those of this host
     Returns  the arrays of core/batch.py; num_clips and num_tokens are of the whole step
     """
@@ -98,7 +108,7 @@ def assemble(
                          ("fps", source.fps), ("size", source.size_HW)):  # fmt: skip
         batch[name][row, slot] = column[piece]
     batch |= _patch_rows(source, config.row_tokens, len(chosen), piece, row, slot)
-    drawn = drawn_captions(source.clip[piece], source.caption_start, seed, step.epoch)
+    drawn = text.numbers(step.epoch, piece)
     return batch | _text_rows(source, config.row_text, len(chosen), drawn, row, slot)
 
 
@@ -153,7 +163,7 @@ def _text_rows(
         name, text = "text", np.zeros((rows, width, source.text_width), np.float32)
     else:
         name, text = "text_ids", np.zeros((rows, width), np.int32)
-    length = source.caption_tokens[caption].astype(np.int64)
+    length = source.text_tokens[caption].astype(np.int64)
     starts, count = _starts(length, slot), np.arange(width, dtype=np.int32)
     for tokens, m, r, s, a in zip(
         source.captions(caption), length.tolist(), row.tolist(), slot.tolist(), starts, strict=True

@@ -2,6 +2,7 @@
 
 import bisect
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from vidsim.data.geometry import GeometryConfig, GeometryReport, make_pieces
 from vidsim.data.packing import RowLimits, lower_bound
 from vidsim.data.plan import Plan, PlanConfig
-from vidsim.data.plan_report import PlanReport, plan_report
+from vidsim.data.plan_report import PlanReport, plan_report, recommend_row_length
 
 SUGGESTED = 153_600
 COMPARED = (131_072, 153_600, 163_840, 262_144)
@@ -157,6 +158,8 @@ class Result:
 
     clips: int
     long: str
+    row_tokens: int
+    recommended: int
     geometry: GeometryReport
     plan: PlanReport
     small_plan: PlanReport
@@ -178,36 +181,61 @@ class Result:
 
 def run(
     n_clips: int = 200_000,
-    row_tokens: int = SUGGESTED,
+    row_tokens: int = 0,
     sweep: bool = False,
     long: str = "truncate",
     seed: int = 0,
+    progress: Callable[[str], None] = lambda what: None,
 ) -> Result:
     """Measures the planner.
 
     n_clips     clips of each distribution
-    row_tokens  row length of the report on the mixed distribution
+    row_tokens  row length of the report on the mixed distribution; 0 = 153,600 for truncated
+                clips, the recommended length for split ones
     sweep       also fill for rows of 64K to 256K tokens, on the mixed and the even distribution
     long        clips over the frame limit: "truncate" or "split"
+    progress    told what is measured next
     """
+    progress("mixed distribution")
     source = mixed(n_clips, seed)
-    pieces, geometry = make_pieces(source, GeometryConfig(max_tokens=row_tokens, long=long))
-    text = source.text[pieces.clip]
+    pieces, geometry = make_pieces(source, GeometryConfig(max_tokens=SUGGESTED, long=long))
+    tokens, text = pieces.tokens, source.text[pieces.clip]
+    best = recommend_row_length(tokens, text, largest=max(SWEEP))[0].row_tokens
+    suits = row_tokens == 0
+    row_tokens = row_tokens or (SUGGESTED if long == "truncate" else best)
+    if row_tokens < tokens.max():
+        pieces, geometry = make_pieces(source, GeometryConfig(max_tokens=row_tokens, long=long))
+        tokens, text = pieces.tokens, source.text[pieces.clip]
     started = time.process_time()
-    plan = Plan(pieces.tokens, text, PlanConfig(row_tokens=row_tokens), seed)
-    steps = plan.num_steps(0)
-    for number in range(steps):
+    plan = Plan(tokens, text, PlanConfig(row_tokens=row_tokens), seed)
+    for number in range(plan.num_steps(0)):
         plan.step(number)
     rate = len(pieces) / (time.process_time() - started)
-    wide = plan_report(plan)
+    wide = plan_report(plan, hosts=8)
     small = PlanConfig(row_tokens=row_tokens, rows_per_step=32, group_rows=8)
-    narrow = plan_report(Plan(pieces.tokens, text, small, seed), hosts=8)
-    compared = [_compare(name, length, n_clips, long, seed)
-                for name in DISTRIBUTIONS for length in COMPARED]  # fmt: skip
-    swept = [(name, length, _fill(name, length, n_clips, long, seed))
-             for name in ("mixed", "even") for length in SWEEP] if sweep else []  # fmt: skip
-    tokens = _pieces("even", SUGGESTED, n_clips, long, seed)[0]
-    share = float(np.bincount(tokens).max() / len(tokens))
+    narrow = plan_report(Plan(tokens, text, small, seed), hosts=8)
+    args = n_clips, long, seed
+    compared = []
+    for name in DISTRIBUTIONS:
+        for length in COMPARED:
+            progress(f"{name}, rows of {length}")
+            compared.append(_compare(name, length, *args))
+    swept = []
+    for name in ("mixed", "even") if sweep else ():
+        progress(f"{name}, sweep")
+        swept += [(name, length, _fill(name, length, *args)) for length in SWEEP]
+    alike = np.bincount(_pieces("even", SUGGESTED, *args)[0])
+    share = float(alike.max() / alike.sum())
+    checks = _checks(geometry, wide, narrow, rate, compared, share, suits)
+    return Result(n_clips, long, row_tokens, best, geometry, wide, narrow, rate, share, compared,
+                  swept, checks)  # fmt: skip
+
+
+def _checks(
+    geometry: GeometryReport, wide: PlanReport, narrow: PlanReport, rate: float,
+    compared: list[Comparison], share: float, suits: bool,
+) -> list[tuple[str, float, str, bool]]:  # fmt: skip
+    """(claim, measured, target, met); the fill is only promised where the row length suits."""
     worst = max(c.ratio for c in compared)
     dropped = geometry.clips - geometry.kept_clips
     checks = [
@@ -219,9 +247,9 @@ def run(
         ("rows over best fit decreasing, worst", worst, "<= 1.02", worst <= 1.02),
         ("largest share of one length, even", share, "<= 0.10", share <= 0.1),
     ]
-    if row_tokens == SUGGESTED:
+    if suits:
         checks.insert(1, ("fill", wide.fill, ">= 0.985", wide.fill >= 0.985))
-    return Result(n_clips, long, geometry, wide, narrow, rate, share, compared, swept, checks)
+    return checks
 
 
 def _pieces(
@@ -254,7 +282,10 @@ def _fill(name: str, row_tokens: int, n_clips: int, long: str, seed: int) -> flo
 
 def table(result: Result) -> str:
     """The result as text."""
-    lines = [f"mixed distribution, {result.clips} clips, long clips: {result.long}"]
+    lines = [
+        f"mixed distribution, {result.clips} clips, long clips: {result.long}; rows of "
+        f"{result.row_tokens} tokens (recommended for these clips: {result.recommended})"
+    ]
     lines += result.geometry.lines() + result.plan.lines()
     lines += ["", f"{'rows by distribution':<22}{'row':>8}{'rows':>9}{'best fit':>9}{'ratio':>8}"
               f"{'bound':>9}{'fill':>8}"]  # fmt: skip

@@ -38,7 +38,8 @@ class GeometryConfig:
     max_area         pixels of a frame; larger clips are resized, aspect kept; 0 = no limit
     max_frames       frames of a piece; rounded down to 1 mod the time stride; 0 = no limit
     max_tokens       patch tokens of a piece, at most the length of a row
-    long             clips over max_frames: "truncate" keeps the head, "split" makes equal pieces
+    long             clips over max_frames: "truncate" keeps the head, "split" makes pieces of
+                     nearly equal length without a gap
     over_tokens      clips still over max_tokens: "resize" or "shorten" (as `long` says)
     reduced_share    share of clips planned at a smaller scale, drawn from reduced_scales
     decimate_share   share of videos planned at every k-th frame, k drawn from decimate_strides
@@ -189,7 +190,8 @@ def make_pieces(index: ClipColumns, config: GeometryConfig) -> tuple[Pieces, Geo
     native = np.stack([np.asarray(index.height), np.asarray(index.width)], 1).astype(np.int64)
     stride, scale = _draws(index, frames, native, config)
     unit = np.array(config.unit)
-    scaled, resized = _limit_area(native, scale, config)
+    factor, resized = _limit_area(native, scale, config)
+    scaled = _sizes(native, factor)
     large = (scaled >= unit).all(1) & (frames > 0)
     length = np.maximum(1, -(-frames // stride))
     limit = np.full(len(frames), config.align_frames(config.max_frames or 1 << 40))
@@ -199,7 +201,8 @@ def make_pieces(index: ClipColumns, config: GeometryConfig) -> tuple[Pieces, Geo
         fit = config.max_tokens // cells
         limit = np.where(over & (fit > 0), 1 + (fit - 1) * config.vae_stride[0], limit)
         over &= fit == 0
-    scaled[over] = _shrink_to_tokens(scaled, np.minimum(length, limit), config)[over]
+    smaller = _limit_tokens(native * factor[:, None], np.minimum(length, limit), config)
+    scaled = np.where(over[:, None], _sizes(native, factor * smaller), scaled)
     resized |= over
     fits = large & (scaled >= unit).all(1)
     reasons = {
@@ -224,7 +227,7 @@ def make_pieces(index: ClipColumns, config: GeometryConfig) -> tuple[Pieces, Geo
         reduced=int((fits & (scale < 1)).sum()),
         decimated=int((fits & (stride > 1)).sum()),
         split=int((count > 1).sum()),
-        truncated=int((fits & (length > limit) & (count == 1)).sum()),
+        truncated=int((fits & (config.align_frames(length) > limit) & (count == 1)).sum()),
         source_frames=int(frames.sum()),
         kept_frames=int(kept.sum()),
         dropped=dropped,
@@ -258,12 +261,15 @@ def _draws(
 def _limit_area(
     native: np.ndarray, scale: np.ndarray, config: GeometryConfig
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Frame sizes after the area limit and the drawn scale, and which clips were over the limit."""
+    """Scale of each clip by the area limit and the draw, and which clips were over the limit."""
     area = native.prod(1).astype(np.float64)
     over = area > config.max_area if config.max_area else np.zeros(len(native), bool)
-    factor = np.where(over, np.sqrt((config.max_area or 1) / np.maximum(area, 1)), 1.0) * scale
+    return np.where(over, np.sqrt((config.max_area or 1) / np.maximum(area, 1)), 1.0) * scale, over
+
+
+def _sizes(native: np.ndarray, factor: np.ndarray) -> np.ndarray:
     # The small constant keeps 1920 * sqrt(768^2 / (1920 * 1080)) = 1024 from becoming 1023.
-    return np.floor(native * factor[:, None] + 1e-6).astype(np.int64), over
+    return np.floor(native * factor[:, None] + 1e-6).astype(np.int64)
 
 
 def _tokens(scaled: np.ndarray, length: np.ndarray, config: GeometryConfig) -> np.ndarray:
@@ -271,12 +277,15 @@ def _tokens(scaled: np.ndarray, length: np.ndarray, config: GeometryConfig) -> n
     return (scaled // np.array(config.unit)).prod(1) * latent_frames
 
 
-def _shrink_to_tokens(scaled: np.ndarray, length: np.ndarray, config: GeometryConfig) -> np.ndarray:
-    """Sizes whose area allows max_tokens; aligning only crops, so the limit holds exactly."""
+def _limit_tokens(exact: np.ndarray, length: np.ndarray, config: GeometryConfig) -> np.ndarray:
+    """Scale that brings a clip's area down to max_tokens.
+
+    exact    f64[n,2] height and width before rounding, which only makes them smaller, as aligning
+             does: the limit holds exactly
+    """
     latent_frames = 1 + (length - 1) // config.vae_stride[0]
     area = config.max_tokens / latent_frames * float(np.prod(config.unit))
-    factor = np.minimum(1.0, np.sqrt(area / np.maximum(1, scaled.prod(1))))
-    return np.floor(scaled * factor[:, None] + 1e-6).astype(np.int64)
+    return np.minimum(1.0, np.sqrt(area / np.maximum(1.0, exact.prod(1))))
 
 
 def _cut(
@@ -288,17 +297,24 @@ def _cut(
     index: ClipColumns,
     config: GeometryConfig,
 ) -> Pieces:
-    """The pieces of the clips in `fits`: one each, or equal spans of those over their limit."""
-    rows = np.flatnonzero(fits)
+    """The pieces of the clips in `fits`: one each, or several of those over their limit.
+
+    A clip of F frames in n pieces keeps n + k*stride of them, k = (F - n) // stride of the VAE,
+    shared out evenly: it loses fewer frames than one alignment unit in all.
+    """
+    rows, ts = np.flatnonzero(fits), config.vae_stride[0]
     length, limit, stride = length[rows], limit[rows], stride[rows]
-    spans = -(-length // limit) if config.long == "split" else np.ones(len(rows), np.int64)
+    over = (config.align_frames(length) > limit) & (config.long == "split")
+    spans = np.where(over, -(-length // limit), 1)
+    units = np.where(over, length - spans, np.minimum(length, limit) - 1) // ts
     of = np.repeat(np.arange(len(rows)), spans)
     number = np.arange(len(of)) - np.repeat(np.cumsum(spans) - spans, spans)
-    frames = config.align_frames(np.minimum(length // spans, limit))[of]
-    start = number * length[of] // spans[of] * stride[of]
+    before, after = units[of] * number // spans[of], units[of] * (number + 1) // spans[of]
+    frames = 1 + ts * (after - before)
+    start = (number + ts * before) * stride[of]
     clip, unit = rows[of], np.array(config.unit)
     cells = scaled[clip] // unit
-    latent_frames = 1 + (frames - 1) // config.vae_stride[0]
+    latent_frames = 1 + after - before
     return Pieces(
         clip=clip.astype(np.int32),
         piece=number.astype(np.int32),

@@ -11,29 +11,38 @@ import numpy as np
 
 from vidsim.core.errors import bad
 from vidsim.data.assemble import DrawnText, LatentSource, assemble
+from vidsim.data.captions import CaptionConfig
 from vidsim.data.plan import Plan, PlanConfig
 
 
 class _StepToBatch(grain.transforms.Map):
-    def __init__(self, source: LatentSource, plan: Plan, rows: np.ndarray | slice) -> None:
-        self.source, self.plan, self.rows = source, plan, rows
+    def __init__(
+        self, source: LatentSource, plan: Plan, text: DrawnText, rows: np.ndarray | slice
+    ) -> None:
+        self.source, self.plan, self.text, self.rows = source, plan, text, rows
 
     def map(self, step: int) -> dict[str, np.ndarray]:
         """The packed batch of a step."""
         rows = self.plan.step(int(step))
-        return assemble(self.source, self.plan.config, rows, self.plan.seed, self.rows)
+        return assemble(self.source, self.plan.config, rows, self.text, self.rows)
 
 
 def make_plan(
     source: LatentSource,
     config: PlanConfig,
     seed: int,
-    content_hash: str = "",
+    captions: CaptionConfig | None = None,
     table_dir: str | Path | None = None,
 ) -> Plan:
-    """The plan over a source's pieces, with the captions each epoch draws."""
+    """The plan over a source's pieces, with the captions each epoch draws.
+
+    captions   how often each kind of caption is drawn
+    table_dir  where rows per window are kept, e.g. the cache's folder
+    """
+    captions = captions or CaptionConfig()
     tokens = source.grid.astype(np.int64).prod(1)
-    return Plan(tokens, DrawnText(source, seed), config, seed, content_hash, table_dir)
+    content = f"{source.hash} {captions}"
+    return Plan(tokens, DrawnText(source, captions, seed), config, seed, content, table_dir)
 
 
 def packed_batches(
@@ -55,4 +64,6 @@ def packed_batches(
     if len(plan.tokens) != len(source.clip):
         raise bad("packed_batches", f"a plan of {len(plan.tokens)} pieces",
                   f"{len(source.clip)}, the source's")  # fmt: skip
-    return grain.MapDataset.range(num_steps).map(_StepToBatch(source, plan, rows))
+    if not isinstance(plan.text, DrawnText):
+        raise bad("packed_batches", "a plan without captions", "one from make_plan")
+    return grain.MapDataset.range(num_steps).map(_StepToBatch(source, plan, plan.text, rows))

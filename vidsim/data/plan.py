@@ -167,7 +167,7 @@ class Plan:
         if len(tokens) == 0:
             raise bad("plan", "no pieces", "at least one")
         self.tokens, self.config, self.seed = tokens, config, int(seed)
-        self._text, self._table_dir = text_tokens, table_dir and Path(table_dir)
+        self.text, self._table_dir = text_tokens, table_dir and Path(table_dir)
         key = stable_hash("plan", len(tokens), content_hash, sorted(asdict(config).items()), seed)
         self.hash = f"{key:016x}"
         self._bounds = _cut(len(tokens), config.window_clips)
@@ -192,8 +192,8 @@ class Plan:
 
     def text_tokens(self, epoch: int, pieces: np.ndarray) -> np.ndarray:
         """i64 text tokens of some pieces in an epoch."""
-        text = self._text
-        return np.asarray(text(epoch, pieces) if callable(text) else text[pieces], np.int64)
+        counts = self.text(epoch, pieces) if callable(self.text) else self.text[pieces]
+        return np.asarray(counts, np.int64)
 
     def window(self, epoch: int, number: int) -> Rows:
         """The rows of one window, packed."""

@@ -14,10 +14,10 @@ class PlanReport:
 
     fill, text_fill      used share of the patch and text tokens of all rows, empty rows included
     busy                 per micro-step, mean over its rows of the cost over the largest; then mean
-    busy_plain           the same with rows in the order they were packed
+    busy_plain           the same with the rows in random order
     busy_hosts           per optimiser step over `hosts` that split every group evenly
     clips_mean, clips_cv clips of an optimiser step, and their standard deviation over their mean
-    clips_cv_plain       the same with rows in the order they were packed
+    clips_cv_plain       the same with the rows in random order
     lower_bound          rows that no packing of these pieces can beat
     """
 
@@ -41,10 +41,10 @@ class PlanReport:
             f"plan           {self.pieces} pieces in {self.rows} rows, {self.steps} steps; no "
             f"packing needs fewer than {self.lower_bound} rows",
             f"fill           {self.fill:.4f} of patch tokens, {self.text_fill:.3f} of text tokens",
-            f"busy           {self.busy:.4f} within groups (as packed {self.busy_plain:.3f}), "
-            f"{self.busy_hosts:.4f} over {self.hosts} hosts a step",
+            f"busy           {self.busy:.4f} within groups (in random order "
+            f"{self.busy_plain:.3f}), {self.busy_hosts:.4f} over {self.hosts} hosts a step",
             f"clips a step   {self.clips_mean:.1f}, cv {self.clips_cv:.2f} "
-            f"(as packed {self.clips_cv_plain:.2f})",
+            f"(in random order {self.clips_cv_plain:.2f})",
         ]
 
 
@@ -69,7 +69,6 @@ def plan_report(plan: Plan, epoch: int = 0, hosts: int = 1) -> PlanReport:
     packed = [plan.window(epoch, i) for i in range(windows)]
     plain_cost = np.concatenate([rows.sums(cost_of[rows.piece]) for rows in packed])
     plain_clips = np.concatenate([np.diff(rows.offset) for rows in packed])
-    # Rows leave the packer sorted by their largest clip; "as packed" means in no such order.
     order = np.random.default_rng(0).permutation(len(plain_cost))
     whole = len(order) // config.rows_per_step * config.rows_per_step
     plain_cost = plain_cost[order][:whole].reshape(-1, size)
@@ -102,9 +101,10 @@ def busy_fraction(cost: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class RowLength:
-    """Fill of a sample of clips in rows of one length."""
+    """A row length tried on a sample of clips: capacities, fill of patch tokens, clips a row."""
 
     row_tokens: int
+    row_text: int
     fill: float
     clips_per_row: float
 
@@ -112,7 +112,6 @@ class RowLength:
 def recommend_row_length(
     tokens: np.ndarray,
     text: np.ndarray,
-    row_text: int = 4_096,
     row_segments: int = 64,
     largest: int = 0,
     unit: int = 1_024,
@@ -122,19 +121,24 @@ def recommend_row_length(
     tokens, text  i64[n] of each piece
     largest       longest row that fits in memory, patch tokens; 0 = four times the longest clip
     unit          row lengths are multiples of this (the block of the attention kernel)
-    Returns       the recommended length, and every length tried
+    Returns       the recommended length, and every length tried; each with two and a half times the
+                  text tokens of an average row, so that text does not limit the fill
     """
     pick = np.random.default_rng(0).permutation(len(tokens))[:8_192]
-    longest = int(tokens.max())
+    longest, longest_text = int(tokens.max()), int(text.max())
     tokens, text = tokens[pick].astype(np.int64), text[pick].astype(np.int64)
     largest = max(largest or 4 * longest, longest)
     lengths = np.geomspace(longest, largest, 25)
-    lengths = np.append(lengths, longest * np.arange(1, largest // longest + 1) * 1.01)
+    # Lengths that just hold a few of the longest clips suit data cut to one limit.
+    multiples = longest * np.arange(1, largest // longest + 1)
+    lengths = np.concatenate([lengths, multiples, 1.01 * multiples])
     tried = []
     for length in sorted({-(-int(x) // unit) * unit for x in lengths}):
-        limits = RowLimits(length, max(row_text, int(text.max())), row_segments)
-        _, rows = pack_window(tokens, text, limits)
-        tried.append(RowLength(length, float(tokens.sum() / (rows * length)), len(tokens) / rows))
+        usual = 2.5 * length * text.sum() / tokens.sum()
+        row_text = -(-max(longest_text, int(usual)) // 128) * 128
+        _, rows = pack_window(tokens, text, RowLimits(length, row_text, row_segments))
+        fill = float(tokens.sum() / (rows * length))
+        tried.append(RowLength(length, row_text, fill, len(tokens) / rows))
     enough = max(t.fill for t in tried) - 0.005
     return next(t for t in tried if t.fill >= enough), tried
 

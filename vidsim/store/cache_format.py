@@ -210,7 +210,10 @@ def write_columns(
         name: _to_arrow(np.asarray(pieces[name], dtype), width)
         for name, (dtype, width) in PIECE_COLUMNS.items()
     }
-    columns["clip_id"] = pa.array([clip_id[c] for c in np.asarray(pieces["clip"]).tolist()])
+    names = [clip_id[c] for c in np.asarray(pieces["clip"]).tolist()]
+    columns["clip_id"] = pa.array(names)
+    # The key of an index's own draws, so that a cache draws the captions that its index would.
+    columns["clip_hash"] = pa.array([stable_hash("clip id", n) for n in names], pa.uint64())
     _write_table(folder / "pieces.parquet", pa.table(columns))
     of = np.repeat(np.arange(len(captions.start) - 1, dtype=np.int32), np.diff(captions.start))
     table = {
@@ -223,15 +226,22 @@ def write_columns(
 
 
 def read_pieces(folder: pathlib.Path) -> dict[str, np.ndarray]:
-    """The columns of pieces.parquet, without the names of the clips."""
-    table = pq.read_table(folder / "pieces.parquet", columns=list(PIECE_COLUMNS))
+    """The columns of pieces.parquet, and clip_hash u64, without the names of the clips."""
+    kinds = PIECE_COLUMNS | {"clip_hash": (np.uint64, 1)}
+    table = pq.read_table(folder / "pieces.parquet", columns=list(kinds))
     columns = {}
-    for name, (dtype, width) in PIECE_COLUMNS.items():
+    for name, (dtype, width) in kinds.items():
         values = table[name].combine_chunks()
         flat = values.flatten() if width > 1 else values
         column = flat.to_numpy().astype(dtype, copy=False)
         columns[name] = column.reshape(-1, width) if width > 1 else column
     return columns
+
+
+def read_captions(folder: pathlib.Path) -> dict[str, np.ndarray]:
+    """The columns clip, kind and tokens of captions.parquet."""
+    table = pq.read_table(folder / "captions.parquet", columns=["clip", "kind", "tokens"])
+    return {name: table[name].to_numpy() for name in table.column_names}
 
 
 def encode(values: np.ndarray, dtype: str, what: str) -> bytes:

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from array_record.python import array_record_module
 
 from vidsim.core.errors import bad
@@ -30,6 +29,7 @@ from vidsim.store.cache_format import (
     forecast_bytes,
     is_whole,
     local_folder,
+    read_captions,
     read_meta,
     read_pieces,
     shard_path,
@@ -231,11 +231,16 @@ class LatentCache:
         self.size_HW, self.clip_key = columns["size_HW"], columns["clip_key"]
         self.patch, self.channels = tuple(self.meta.patch), self.meta.channels
         self.text_width = self.meta.text_width
-        texts = pq.read_table(folder / "captions.parquet", columns=["clip", "tokens"])
-        clips = max(int(self.clip.max()), int(texts["clip"].to_numpy().max())) + 1
-        count = np.bincount(texts["clip"].to_numpy(), minlength=clips)
+        captions = read_captions(folder)
+        clips = int(max(self.clip.max(), captions["clip"].max(initial=0))) + 1
+        self.clip_hash = np.zeros(clips, np.uint64)
+        self.clip_hash[self.clip] = columns["clip_hash"]
+        count = np.bincount(captions["clip"], minlength=clips)
         self.caption_start = np.concatenate([[0], np.cumsum(count)])
-        self.caption_tokens = texts["tokens"].to_numpy()
+        self.kinds = tuple(sorted(set(captions["kind"])))
+        kinds = np.array(self.kinds, object)
+        self.caption_kind = np.searchsorted(kinds, captions["kind"]).astype(np.int16)
+        self.text_tokens = captions["tokens"]
         self._forget()
 
     @classmethod
@@ -259,7 +264,7 @@ class LatentCache:
                 f"VAE {expect_vae_hash} is in use",
                 "encode again or use that VAE",
             )
-        counts = (len(cache.grid), len(cache.caption_tokens))
+        counts = (len(cache.grid), len(cache.text_tokens))
         broken = within(
             timeout_s,
             f"cache {path}",
@@ -300,8 +305,8 @@ class LatentCache:
 
     def captions(self, numbers: np.ndarray) -> list[np.ndarray]:
         """The tokens i32[m], or embeddings [m,E], of some captions."""
-        records = self._read("text", len(self.caption_tokens), numbers)
-        counts = self.caption_tokens[numbers].tolist()
+        records = self._read("text", len(self.text_tokens), numbers)
+        counts = self.text_tokens[numbers].tolist()
         if self.text_width:
             dtype = DTYPES[self.meta.dtype]
             return [
