@@ -12,8 +12,8 @@ PRESETS: dict[str, VaeConfig] = {
     ),
     # seconds to compile, for tests and debugging: stride 4x8x8
     "tiny": VaeConfig(
-        latent_channels=4, base_dim=8, dim_mult=(1, 2, 2), num_res_blocks=1, decoder_res_blocks=1,
-        space_down=(True, False), time_down=(True, True), patch=(1, 4, 4),
+        latent_channels=4, base_dim=16, dim_mult=(1, 2), num_res_blocks=1, decoder_res_blocks=1,
+        space_down=(True,), time_down=(True,), patch=(2, 4, 4),
     ),
     "laptop": VaeConfig(
         latent_channels=32, base_dim=192, dim_mult=(1,), num_res_blocks=1, decoder_res_blocks=2,

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from vidsim.core.errors import bad
-from vidsim.nn.layers import Axes, Init, fan_in_normal, param
+from vidsim.nn.layers import fan_in_normal, param
 
 METHODS = ("taps", "winograd")
 # G of F(2, 3): the four products of a row of a kernel
@@ -150,7 +150,6 @@ class CausalConv(nn.Module):
     cout: int
     kernel: tuple[int, int, int] = (3, 3, 3)
     axes: tuple[str | None, str | None] = ("conv_in", "conv_out")
-    init: str | Init = "conv"
     dtype: Any = jnp.float32
     method: str = "taps"
 
@@ -158,7 +157,7 @@ class CausalConv(nn.Module):
     def __call__(
         self, x_BTHWC: jax.Array, mask_B1HW1: jax.Array | None = None, first: bool = True
     ) -> jax.Array:
-        w, b = conv_weights(self, self.kernel, self.cin, self.cout, self.axes, self.init)
+        w, b = conv_weights(self, self.kernel, self.cin, self.cout, self.axes)
         x = x_BTHWC.astype(self.dtype)
         x = apply_mask(x, mask_B1HW1) if self.kernel[1] > 1 else x
         x = with_past(self, x, self.kernel[0] - 1, first) if self.kernel[0] > 1 else x
@@ -172,13 +171,32 @@ def conv_weights(
     cin: int,
     cout: int,
     axes: tuple[str | None, str | None],
-    init: str | Init = "conv",
 ) -> tuple[jax.Array, jax.Array]:
-    """Kernel [kt, kh, kw, cin, cout] and bias [cout]; "conv" scales by all that one output sums."""
-    make = fan_in_normal(fan_axes=(0, 1, 2, 3)) if init == "conv" else init
-    names: Axes = (None, None, None, *axes)
-    w = param(module, "w", make, (*kernel, cin, cout), names)
+    """Kernel [kt, kh, kw, cin, cout], scaled by how much one output sums, and bias [cout]."""
+    spread = fan_in_normal(fan_axes=(0, 1, 2, 3))
+    w = param(module, "w", spread, (*kernel, cin, cout), (None, None, None, *axes))
     return w, param(module, "b", "zero", (cout,), (axes[1],))
+
+
+class ChannelNorm(nn.Module):
+    """x / rms(x) * g over the channels, in float32; returns the dtype of x (arXiv:1910.07467).
+
+    The mean square is a matrix product with ones. On CPU the rounding of a fused reduction depends
+    on how many frames are computed together, that of the product does not. It costs nothing
+    measurable.
+    """
+
+    channels: int
+    eps: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        g = param(self, "g", "one", (self.channels,), (None,))
+        z = x.astype(jnp.float32)
+        ones = jnp.full((self.channels, 2), 1.0 / self.channels, jnp.float32)
+        square = jnp.matmul(jnp.square(z), ones, precision=lax.Precision.HIGHEST)[..., :1]
+        z = z * lax.rsqrt(square + self.eps)
+        return (z * g.reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
 
 
 class SpaceDown(nn.Module):
