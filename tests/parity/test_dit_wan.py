@@ -9,6 +9,7 @@ import pytest
 
 from vidsim.core.errors import BadInput
 from vidsim.models.dit import DiT
+from vidsim.models.dit_config import preset
 from vidsim.models.dit_import import config_from_wan, from_wan, to_wan
 from vidsim.models.patches import patchify, token_grid, token_positions, unpatchify
 
@@ -176,6 +177,28 @@ def test_clip_embeddings_added_to_public_weights_change_nothing(wan, ours):
     (with_clips,) = _packed(dit, params, [clip], [0.2], index=[0])
     (without,) = _packed(*ours[:2], [clip], [0.2], index=[0])
     np.testing.assert_allclose(with_clips, without, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "name, changes",
+    [
+        ("wan-1.3b", dict(num_attention_heads=12, ffn_dim=8960, num_layers=30)),
+        ("wan-5b", dict(num_attention_heads=24, ffn_dim=14336, num_layers=30, in_channels=48)),
+        ("wan-14b", dict(num_attention_heads=40, ffn_dim=13824, num_layers=40)),
+    ],
+)
+def test_presets_have_the_published_number_of_weights(name, changes):
+    published = dict(attention_head_dim=128, in_channels=16, text_dim=4096, freq_dim=256)
+    config = {**SHAPE, **published, **changes}
+    config["out_channels"] = config["in_channels"]
+    with torch.device("meta"):
+        model = diffusers.WanTransformer3DModel(**config)
+    cfg, _ = config_from_wan(dict(model.config))
+    assert DiT(cfg).num_params() == sum(p.numel() for p in model.parameters())
+    assert (
+        dataclasses.replace(preset(name), clip_embedding=False, remat="none", dtype="float32")
+        == cfg
+    )
 
 
 @pytest.mark.parametrize("damage", ["missing", "extra", "shape"])

@@ -17,14 +17,13 @@ from vidsim.core.precision import compute_dtype
 from vidsim.nn.attention import AttentionPlan, attend_planned, plan_attention
 from vidsim.nn.init import init_params, param_axes
 from vidsim.nn.layers import Embed, Linear, param
-from vidsim.nn.modulation import per_token
 from vidsim.nn.pointwise import gelu, rms_norm
 from vidsim.nn.rope import rotate, rotation
 
 
 @dataclasses.dataclass(frozen=True)
 class ByteEncoderConfig:
-    """Shape of the byte encoder.
+    """Shape of the byte encoder. A caption of no bytes is its first token (BOS) alone.
 
     vocab      token ids, 0 = padding
     width      numbers of a text token, inside and out
@@ -134,14 +133,13 @@ class _Network(nn.Module):
         x = x + WordMixing(e, cfg.reach, name="words")(x, segment_RM)
         for layer in range(cfg.layers):
             x = TextLayer(cfg, name=f"layer_{layer}")(x, turn, plan)
-        param(self, "null", nn.initializers.normal(1.0), (e,), ("text",))
         x = rms_norm(x, param(self, "norm", "one", (e,), (None,)), cfg.eps)
         return jnp.where((segment_RM > 0)[..., None], x, 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
 class ByteEncoder:
-    """Pure functions of a plain tree of float32 weights; `null` [E] stands for dropped text."""
+    """Pure functions of a plain tree of float32 weights."""
 
     cfg: ByteEncoderConfig
 
@@ -180,21 +178,3 @@ class ByteEncoder:
 
     def _example(self) -> tuple[jax.ShapeDtypeStruct, ...]:
         return (jax.ShapeDtypeStruct((1, 1), jnp.int32),) * 3
-
-
-def replace_dropped(
-    text_RME: jax.Array, null_E: jax.Array, dropped_RS: jax.Array, text_segment_RM: jax.Array
-) -> jax.Array:
-    """The text of dropped clips replaced by the learned null.
-
-    Every token of the clip becomes the null, and attention over equal tokens is one of them, so the
-    caption's length does not matter.
-
-    dropped_RS  bool, segment s in slot s-1
-    Returns     RME; padding as it was
-    """
-    slots_RS1 = dropped_RS.astype(jnp.float32)[..., None]
-    dropped_RM1 = (per_token(slots_RS1, text_segment_RM - 1) > 0.5) & (text_segment_RM > 0)[
-        ..., None
-    ]
-    return jnp.where(dropped_RM1, null_E[None, None].astype(text_RME.dtype), text_RME)
