@@ -96,16 +96,17 @@ def assemble(
     slot = np.arange(len(row)) - np.repeat(chosen.offset[:-1], count)
     piece = chosen.piece
     shape = (len(chosen), config.row_segments)
-    batch = {
-        "clip_key": np.zeros(shape, np.uint32),
-        "grid": np.zeros((*shape, 3), np.int32),
-        "fps": np.zeros(shape, np.float32),
-        "size": np.zeros((*shape, 2), np.int32),
-        "num_clips": np.float32(step.num_clips),
-        "num_tokens": np.float32(step.num_tokens),
+    batch: dict[str, np.ndarray] = {
+        "num_clips": np.asarray(step.num_clips, np.float32),
+        "num_tokens": np.asarray(step.num_tokens, np.float32),
     }
-    for name, column in (("clip_key", source.clip_key), ("grid", source.grid),
-                         ("fps", source.fps), ("size", source.size_HW)):  # fmt: skip
+    for name, column in (
+        ("clip_key", source.clip_key),
+        ("grid", source.grid.astype(np.int32, copy=False)),
+        ("fps", source.fps.astype(np.float32, copy=False)),
+        ("size", source.size_HW.astype(np.int32, copy=False)),
+    ):
+        batch[name] = np.zeros((*shape, *column.shape[1:]), column.dtype)
         batch[name][row, slot] = column[piece]
     batch |= _patch_rows(source, config.row_tokens, len(chosen), piece, row, slot)
     drawn = text.numbers(step.epoch, piece)

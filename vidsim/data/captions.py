@@ -37,11 +37,13 @@ class CaptionConfig:
 class CaptionColumns(Protocol):
     """The columns of an index (or of what was made from one) that a draw reads; see ClipIndex."""
 
-    clip_id: Sequence[str]
     caption_start: np.ndarray
     caption_kind: np.ndarray
     text_tokens: np.ndarray
     kinds: tuple[str, ...]
+
+    @property
+    def clip_id(self) -> Sequence[str]: ...
 
     @property
     def clip_hash(self) -> np.ndarray: ...
