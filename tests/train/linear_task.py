@@ -80,7 +80,15 @@ def main():
     parser.add_argument("--width", type=int, default=WIDTH)
     parser.add_argument("--sleep_s", type=float, default=0.0)
     parser.add_argument("--stop_at", type=int, help="ask for a stop before this step")
+    parser.add_argument("--process", type=int, help="number of this process, of two")
+    parser.add_argument("--port", type=int)
     args = parser.parse_args()
+    if args.process is not None:
+        address = f"127.0.0.1:{args.port}"
+        jax.distributed.initialize(
+            address, 2, args.process, initialization_timeout=60, heartbeat_timeout_seconds=20,
+            coordinator_bind_address=address,
+        )  # fmt: skip
 
     def slow(step):
         time.sleep(args.sleep_s)
@@ -92,7 +100,9 @@ def main():
         workdir = Workdir.open(args.workdir, {"steps": args.steps, "width": args.width})
         if args.stop_at is not None:
             loop._StopRequest.asked = lambda _, step: step == args.stop_at
-        program = build_program(LinearTask(args.width), run, optim, one_device())
+        program = build_program(
+            LinearTask(args.width), run, optim, one_device() if args.process is None else None
+        )
         data = grain.MapDataset.range(args.steps).map(slow)
         done = train(program, data, run, workdir)
     except BadInput as error:

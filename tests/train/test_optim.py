@@ -22,6 +22,8 @@ AXES = {
     },
     "conv": {"w": (None, None, "conv_in", "conv_out")},
     "conv_rgb": {"w": (None, None, None, "conv_out")},
+    "words_up": {"w": ("text", "mlp")},
+    "words_in": {"w": ("text", "embed")},
     "out": {"w": ("embed", "patch")},
 }
 SHAPES = {
@@ -35,6 +37,8 @@ SHAPES = {
     },
     "conv": {"w": (3, 3, 4, 12)},
     "conv_rgb": {"w": (3, 3, 3, 12)},
+    "words_up": {"w": (8, 16)},
+    "words_in": {"w": (8, 8)},
     "out": {"w": (8, 6)},
 }
 
@@ -53,9 +57,10 @@ def random_tree(seed):
 def run(cfg, axes, params, grads, share=1.0):
     """Updates of two successive steps."""
     tx = build_optimizer(cfg, axes)
-    state, out = tx.init(params), []
+    update = jax.jit(lambda g, s, share: tx.update(g, s, params, share=share))
+    state, out = jax.jit(tx.init)(params), []
     for g in grads:
-        updates, state = tx.update(g, state, params, share=jnp.float32(share))
+        updates, state = update(g, state, share)
         out.append(updates)
     return out
 
@@ -63,7 +68,7 @@ def run(cfg, axes, params, grads, share=1.0):
 def test_hidden_matrices_go_to_muon_and_the_rest_to_adamw():
     plan = assign(OptimConfig(name="muon", lr=0.02, adam_lr=0.001, weight_decay=0.1), AXES)
     by_muon = {path for path, a in plan.items() if a.optimizer == "muon"}
-    assert by_muon == {"blocks/q/w", "blocks/up/w", "conv/w"}
+    assert by_muon == {"blocks/q/w", "blocks/up/w", "conv/w", "words_up/w"}
     assert plan["blocks/q/w"].dims == MuonDimensionNumbers((1,), (2,))
     assert plan["conv/w"].dims == MuonDimensionNumbers((0, 1, 2), (3,))
     assert {a.lr for p, a in plan.items() if p in by_muon} == {0.02}
@@ -75,6 +80,7 @@ def test_decay_is_for_matrices_and_kernels_only():
         plan = assign(OptimConfig(name=name, weight_decay=0.1), AXES)
         assert {path for path, a in plan.items() if a.weight_decay} == {
             "patch/w", "blocks/q/w", "blocks/up/w", "conv/w", "conv_rgb/w", "out/w",
+            "words_up/w", "words_in/w",
         }  # fmt: skip
 
 
@@ -85,7 +91,7 @@ def test_adamw_is_optax_adamw_with_the_same_mask():
     other = optax.adamw(0.01, cfg.b1, cfg.b2, cfg.eps, weight_decay=0.1, mask=mask)
     state, flat = other.init(flatten(params)), flatten(params)
     for ours, grad in zip(run(cfg, AXES, params, grads), grads, strict=True):
-        want, state = other.update(flatten(grad), state, flat)
+        want, state = jax.jit(other.update)(flatten(grad), state, flat)
         for path, value in flatten(ours).items():
             np.testing.assert_allclose(value, want[path], rtol=1e-6, atol=1e-9)
 
@@ -95,12 +101,12 @@ def test_muon_part_is_optax_muon_scaled_to_the_rms_of_adamw():
     cfg = OptimConfig(name="muon", lr=0.02, weight_decay=0.1, clip_norm=None)
     params, grads = random_tree(0), [random_tree(1), random_tree(2)]
     ours = run(cfg, AXES, params, grads)
-    for layer in range(3):
+    for layer in (0, 2):
         other = muon(0.02, beta=0.95, weight_decay=0.1, consistent_rms=MUON_RMS)
         one = params["blocks"]["up"]["w"][layer]
-        state = other.init(one)
+        state, step = other.init(one), jax.jit(other.update)
         for update, grad in zip(ours, grads, strict=True):
-            want, state = other.update(grad["blocks"]["up"]["w"][layer], state, one)
+            want, state = step(grad["blocks"]["up"]["w"][layer], state, one)
             # Batched and single matrix products round differently; five iterations amplify it.
             np.testing.assert_allclose(
                 update["blocks"]["up"]["w"][layer], want, rtol=2e-4, atol=2e-6

@@ -14,6 +14,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
+import jax
+
 import vidsim
 from vidsim.core.errors import bad
 from vidsim.store.manifest import write_atomic
@@ -57,8 +59,10 @@ class Workdir:
             if left:
                 raise bad(f"{folder}", f"has {left[0]} but no config.json", "a new folder")
         resumed = known.exists()
-        folder.mkdir(parents=True, exist_ok=True)
         workdir = cls(folder, resumed)
+        if jax.process_index() != 0:  # process 0 writes for all
+            return workdir
+        folder.mkdir(parents=True, exist_ok=True)
         workdir._take_lock()
         if not resumed:
             body = {"data": dict(data or {}), "starts": []}
@@ -85,6 +89,8 @@ class Workdir:
 
     def record_start(self, step: int, facts: Mapping[str, Any] | None = None) -> None:
         """Adds one start of the run (its step, code and libraries) to provenance.json."""
+        if jax.process_index() != 0:
+            return
         body = _read(self.path / "provenance.json")
         start = {"step": step, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **code_facts()}
         body["starts"].append({**start, **(facts or {})})

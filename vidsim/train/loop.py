@@ -151,7 +151,7 @@ class _Loop:
 
     def run(self, batches: grain.MapDataset) -> Trained:
         state, start = self._begin()
-        self.progress = Progress(self.label, start, self.spec.steps)
+        self.progress = Progress(self.label, start, self.spec.steps, quiet=not _is_primary())
         self.writers = self._open_writers(start)
         self.since_s = time.perf_counter()
         stream = _read_ahead(batches, start, self.spec)
@@ -177,14 +177,14 @@ class _Loop:
             state, start = self.program.init(), 0
         else:
             for line in found.passed_over:
-                print(f"{self.label}: passed over a damaged checkpoint, {line}", flush=True)
-            print(f"{self.label}: resuming at step {found.step}", flush=True)
+                _print(f"{self.label}: passed over a damaged checkpoint, {line}")
+            _print(f"{self.label}: resuming at step {found.step}")
             state, start = from_items(found.items), found.step
         self.workdir.record_start(start, {"devices": _devices()})
         return state, start
 
     def _open_writers(self, start: int) -> list[Writer]:
-        if jax.process_index() != 0:
+        if not _is_primary():
             return []
         writers: list[Writer] = [JsonLines(self.workdir.metrics, start)]
         if self.spec.tensorboard:
@@ -325,6 +325,15 @@ def _default_work(batch: Batch) -> Mapping[str, float]:
 
 def _number(value: Any) -> int | float:
     return int(value) if value.dtype.kind in "iu" else float(value)
+
+
+def _is_primary() -> bool:
+    return jax.process_index() == 0
+
+
+def _print(line: str) -> None:
+    if _is_primary():
+        print(line, flush=True)
 
 
 def _devices() -> str:

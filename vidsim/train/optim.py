@@ -19,6 +19,7 @@ from vidsim.core.errors import bad
 from vidsim.core.trees import flatten, is_axes
 
 HIDDEN = frozenset({"embed", "mlp", "heads", "kv_heads"})
+INSIDE = HIDDEN - {"embed"}  # widths that exist within one block
 STACKED = frozenset({"layers"})
 LOOKED_UP = frozenset({"vocab", "table"})
 MUON_RMS = 0.2  # rms of a Muon update at rate 1, as AdamW has it (arXiv:2502.16982, section 2.2)
@@ -151,7 +152,7 @@ def _assign_one(cfg: OptimConfig, names: Axes) -> Assignment:
     decay = cfg.weight_decay if len(inner) >= 2 and not LOOKED_UP & set(kinds) else 0.0
     dims = None
     if cfg.name == "muon":
-        if len(inner) == 2 and HIDDEN.issuperset(kinds):
+        if len(inner) == 2 and _is_hidden(set(kinds)):
             dims = MuonDimensionNumbers((inner[0],), (inner[1],))
         elif kinds[-2:] == ["conv_in", "conv_out"]:
             dims = MuonDimensionNumbers(tuple(inner[:-1]), (inner[-1],))
@@ -159,6 +160,11 @@ def _assign_one(cfg: OptimConfig, names: Axes) -> Assignment:
     if dims is None:
         return Assignment("adamw", adam_lr, decay, None)
     return Assignment("muon", cfg.lr, decay, dims)
+
+
+def _is_hidden(kinds: set[str | None]) -> bool:
+    """Inside a block. The text width is hidden in the text encoder, an input to the denoiser."""
+    return kinds <= HIDDEN or ("text" in kinds and bool(kinds & INSIDE))
 
 
 def _tree_of(axes: Any, value: Callable[[Assignment], Any], plan: dict[str, Assignment]) -> Any:

@@ -17,15 +17,19 @@ class Progress:
     start       step the run begins with
     steps       step the run ends with
     interval_s  seconds between plain lines when the output is not a terminal
+    quiet       True for all but one of several processes
     """
 
-    def __init__(self, label: str, start: int, steps: int, interval_s: float = 5.0) -> None:
+    def __init__(
+        self, label: str, start: int, steps: int, interval_s: float = 5.0, quiet: bool = False
+    ) -> None:
+        self._quiet = quiet
         self._label, self._steps, self._interval_s = label, steps, interval_s
         self._rate = _Rate()
         self._shown_s = 0.0
         self._bar: Bar | None = None
         console = Console(file=sys.stdout)
-        if console.is_terminal:
+        if console.is_terminal and not quiet:
             columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn())
             self._bar = Bar(*columns, TextColumn("{task.fields[text]}"), console=console)
             self._task = self._bar.add_task(label, total=steps, completed=start, text="compiling")
@@ -37,7 +41,7 @@ class Progress:
         now = time.monotonic()
         if self._bar is not None:
             self._bar.update(self._task, completed=step, text=self._text(step, values, unit))
-        elif now - self._shown_s >= self._interval_s or step == self._steps:
+        elif not self._quiet and (now - self._shown_s >= self._interval_s or step == self._steps):
             self._shown_s = now
             text = self._text(step, values, unit)
             print(f"{self._label} {step}/{self._steps} {text}", flush=True)
@@ -46,7 +50,7 @@ class Progress:
         """Prints one line above the progress."""
         if self._bar is not None:
             self._bar.console.print(line, markup=False, highlight=False)
-        else:
+        elif not self._quiet:
             print(line, flush=True)
 
     def close(self) -> None:

@@ -117,9 +117,7 @@ class CompiledStep:
         """Puts a host batch on the mesh: micro-steps first, rows over data and fsdp."""
         ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         split = split_micro(batch, self.micro_steps, ways)
-        return {
-            k: jax.device_put(x, self._rows if x.ndim else self._copy) for k, x in split.items()
-        }
+        return {k: _put(x, self._rows if x.ndim else self._copy) for k, x in split.items()}
 
     def compiled(self, state: TrainState, batch: Mapping[str, jax.Array]) -> Any:
         """The executable for a placed batch (or ShapeDtypeStructs with shardings)."""
@@ -147,9 +145,14 @@ class CompiledStep:
     ) -> tuple[TrainState, Metrics]:
         """Runs one step; `state` is donated. Nothing may move to or from the host unasked."""
         executable = self.compiled(state, batch)
-        placed = jax.device_put(np.float32(share), self._copy)
+        placed = _put(np.asarray(share, np.float32), self._copy)
         with jax.transfer_guard("disallow"):
             return executable(state, batch, placed)
+
+
+def _put(x: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """The host array on the mesh; each process hands over the parts of its own devices."""
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
 
 def _accumulate(gradient: Any, state: TrainState, batch: Batch) -> tuple[Any, Any]:

@@ -1,0 +1,150 @@
+"""Floating-point operations of a denoising step, from the lengths of its segments.
+
+Matrix products only, a multiply-add counted as two. "Live" counts tokens that exist and pairs that
+attend (the sum of squared segment lengths); "padded" counts whole rows, as a dense attention would
+compute them. Training costs three forwards: the backward of a product is two products of its size.
+What rematerialisation computes again is not counted: it is the model's work, not the machine's.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from vidsim.models.dit import DiTConfig
+from vidsim.models.dit_config import matmul_flops
+from vidsim.models.text import ByteEncoderConfig
+from vidsim.tasks.denoising import DenoisingConfig
+
+TRAINING = 3.0
+
+Work = Callable[[Any], dict[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class StepFlops:
+    """Operations of one optimizer step (forward and backward), split as the module says."""
+
+    linear_live: float
+    linear_padded: float
+    attention_live: float
+    attention_padded: float
+
+    @property
+    def live(self) -> float:
+        """What the clips need: the numerator of a useful utilisation."""
+        return self.linear_live + self.attention_live
+
+    @property
+    def padded(self) -> float:
+        """What whole rows with dense attention would take."""
+        return self.linear_padded + self.attention_padded
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """What a packed batch holds. A pair is a query and a key that attend.
+
+    patches, texts   tokens
+    clips, levels    segments, and noise levels that the time MLP runs on
+    self_pairs, cross_pairs, text_pairs   patch-patch, patch-text and text-text pairs
+    """
+
+    patches: int
+    texts: int
+    clips: int
+    levels: int
+    self_pairs: int
+    cross_pairs: int
+    text_pairs: int
+
+
+def step_flops(cfg: DenoisingConfig, batch: Any) -> StepFlops:
+    """Operations of training on a packed batch (host arrays of core/batch.py)."""
+    live, padded = live_counts(batch), padded_counts(batch)
+    linear, attention = zip(*(_forward(cfg, counts) for counts in (live, padded)), strict=True)
+    return StepFlops(*(TRAINING * x for x in (*linear, *attention)))
+
+
+def packed_work(cfg: DenoisingConfig) -> Work:
+    """What `train` records of each packed batch: tokens, clips, FLOPs live and padded."""
+
+    def work(batch: Any) -> dict[str, float]:
+        flops = step_flops(cfg, batch)
+        return {
+            "tokens": float(batch["num_tokens"]),
+            "clips": float(batch["num_clips"]),
+            "flops": flops.live,
+            "padded_flops": flops.padded,
+        }
+
+    return work
+
+
+def live_counts(batch: Any) -> Counts:
+    """Tokens, clips and pairs that exist."""
+    slots = np.asarray(batch["clip_key"]).shape[1]
+    patches_RS = _lengths(np.asarray(batch["patch_segment"]), slots)
+    texts_RS = _lengths(np.asarray(batch["text_segment"]), slots)
+    clips = int((patches_RS > 0).sum())
+    rows = int((patches_RS > 0).any(1).sum())
+    return Counts(
+        patches=int(patches_RS.sum()),
+        texts=int(texts_RS.sum()),
+        clips=clips,
+        levels=clips + rows,  # one for each clip, and one a row for what is given
+        self_pairs=int((patches_RS**2).sum()),
+        cross_pairs=int((patches_RS * texts_RS).sum()),
+        text_pairs=int((texts_RS**2).sum()),
+    )
+
+
+def padded_counts(batch: Any) -> Counts:
+    """Tokens, slots and pairs of whole rows."""
+    rows, n = np.shape(batch["patch_segment"])
+    m, slots = np.shape(batch["text_segment"])[1], np.shape(batch["clip_key"])[1]
+    return Counts(
+        patches=rows * n,
+        texts=rows * m,
+        clips=rows * slots,
+        levels=rows * (slots + 1),
+        self_pairs=rows * n * n,
+        cross_pairs=rows * n * m,
+        text_pairs=rows * m * m,
+    )
+
+
+def _forward(cfg: DenoisingConfig, counts: Counts) -> tuple[float, float]:
+    """Operations of one forward: (weights with tokens, tokens with tokens)."""
+    each = matmul_flops(cfg.dit)
+    linear = (
+        each.patch_token * counts.patches
+        + each.text_token * counts.texts
+        + each.level * counts.levels
+        + _clip_embedding(cfg.dit) * counts.clips
+    )
+    attention = each.self_pair * counts.self_pairs + each.cross_pair * counts.cross_pairs
+    if cfg.text is not None:
+        token, pair = _text_encoder(cfg.text)
+        linear += token * counts.texts
+        attention += pair * counts.text_pairs
+    return linear, attention
+
+
+def _clip_embedding(cfg: DiTConfig) -> float:
+    d = cfg.width
+    return 2.0 * (3 * cfg.freq_width * d + d * d) if cfg.clip_embedding else 0.0
+
+
+def _text_encoder(cfg: ByteEncoderConfig) -> tuple[float, float]:
+    """Operations for each byte and for each pair of bytes of a caption."""
+    e, f = cfg.width, cfg.mlp_width
+    return 2.0 * cfg.layers * (4 * e * e + 2 * e * f), 4.0 * e * cfg.layers
+
+
+def _lengths(segment_RN: np.ndarray, slots: int) -> np.ndarray:
+    """i64[R, S] tokens of each segment."""
+    return np.stack(
+        [np.bincount(row, minlength=slots + 1)[1:] for row in segment_RN.astype(np.int64)]
+    )
