@@ -160,7 +160,7 @@ class Quickstart:
                     requirements=wanted, progress=progress,
                 ))  # fmt: skip
             self.times[f"scores: {suite}"] = time.perf_counter() - start
-        passed = [show(result) for result in saved]
+        passed = show(saved)
         facts = page_facts(saved[-1].run) | {
             "training clips": plan["clips"], "VAE steps": plan["vae_steps"],
             "denoiser steps": plan["denoiser_steps"],
@@ -174,7 +174,7 @@ class Quickstart:
             runs={"Autoencoder": self.folder / "vae", "Denoiser": self.folder / "denoiser"},
         )  # fmt: skip
         self.say(f"page: {page}   all: {sum(self.times.values()) / 60:.1f} min")
-        return all(passed)
+        return passed
 
     def _timed(self, name: str, work: Callable[[], Any]) -> None:
         start = time.perf_counter()

@@ -62,7 +62,7 @@ class VaeData:
 
 @dataclasses.dataclass(frozen=True)
 class LatentData:
-    """Latents for the denoiser: the cache to train on, and one held out for the fixed-noise loss."""
+    """Latents for the denoiser: a cache to train on, one held out for the fixed-noise loss."""
 
     cache: str
     validation_cache: str | None = None

@@ -1,10 +1,10 @@
-"""Structural similarity with explicit loops over window positions (Wang et al. 2004, equations 13 to 16)."""
+"""Structural similarity with explicit loops over window positions (Wang et al. 2004, eq. 13-16)."""
 
 import numpy as np
 
 
 def slow_ssim(a_HW: np.ndarray, b_HW: np.ndarray) -> float:
-    """Mean SSIM of two single-channel images on the 0..255 scale, 11x11 Gaussian window, sigma 1.5."""
+    """Mean SSIM of two single-channel images on the 0..255 scale, 11x11 Gaussian, sigma 1.5."""
     y, x = np.mgrid[-5:6, -5:6]
     window = np.exp(-(x**2 + y**2) / (2 * 1.5**2))
     window /= window.sum()

@@ -19,7 +19,7 @@ def bench_packing(args: argparse.Namespace) -> Answer:
 
 
 def bench_data(args: argparse.Namespace) -> Answer:
-    """Decoding and crops of an index; assembling packed batches against a training step's demand."""
+    """Decoding and crops of an index; packed batches against a training step's demand."""
     from vidsim.data.bench_data import bench_data as measure
     from vidsim.data.index import ClipIndex
     from vidsim.quickstart import vae_run
@@ -39,7 +39,8 @@ def bench_data(args: argparse.Namespace) -> Answer:
         "",
         f"packed batches read from the cache and assembled: {packed['clips_s']:,.0f} clips/s, "
         f"{packed['tokens_s']:,.0f} tokens/s; the quickstart's step takes "
-        f"{packed['demand_tokens_s']:,.0f} tokens/s: {packed['ratio']:.1f} times the demand (goal 2)",
+        f"{packed['demand_tokens_s']:,.0f} tokens/s: {packed['ratio']:.1f} times "
+        "the demand (goal 2)",
     ]
     return "\n".join(lines), {"reading": rates, "packed": packed}, packed["ratio"] >= 2.0
 

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--process", type=int, default=0, help="number of this process")
     parser.add_argument("--processes", type=int, default=1, help="processes that share the shards")
     parser.add_argument("settings", nargs="*", metavar="a.b=value",
-                        help="of EncodeConfig, e.g. geometry.max_frames=33 dtype=float32")  # fmt: skip
+                        help="of EncodeConfig, e.g. geometry.max_frames=33")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:

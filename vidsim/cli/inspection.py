@@ -62,13 +62,13 @@ def _show_flops(console: Console, run: DenoiserRun) -> None:
     whole = 3 * n * n * cost.self_pair
     console.print(
         f"a full row of {n:,} tokens: {linear / 1e9:,.1f} GFLOP in products by token, and up to "
-        f"{whole / 1e9:,.1f} GFLOP in self-attention (one clip a row; falls with the sum of squared "
-        f"clip lengths); {plan.rows_per_step} rows a step"
+        f"{whole / 1e9:,.1f} GFLOP in self-attention (one clip a row; falls with the sum of "
+        f"squared clip lengths); {plan.rows_per_step} rows a step"
     )
 
 
 def show_index(console: Console, index: ClipIndex, config: EncodeConfig) -> None:
-    """Sizes and durations of an index, what geometry does to it, and the row length to train with."""
+    """What geometry does to an index, and the row length to train with."""
     pieces, report = make_pieces(index, config.geometry)
     for line in report.lines():
         console.print(line)
@@ -87,5 +87,5 @@ def show_index(console: Console, index: ClipIndex, config: EncodeConfig) -> None
 
 
 def _unit(tokens: np.ndarray) -> int:
-    """Rows are multiples of the attention block where clips are large, of 64 where they are small."""
+    """Row lengths are multiples of 1,024 where clips are large, of 64 where they are small."""
     return 1024 if tokens.max() >= 8192 else 64

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains, samples, scores, and writes report.html; the same command goes on where it stopped."""
+    """Trains, samples, scores, writes report.html; the same command goes on where it stopped."""
     from vidsim.cli.progress import counter, stages
     from vidsim.cli.run import run_and_report
     from vidsim.core.exits import REQUIREMENT_FAILED

@@ -9,7 +9,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--prompt", help="what the clip shows")
     what.add_argument("--prompts", metavar="FILE",
-                      help='a prompt a line, or JSON lines {"prompt", "size", "frames", "seed"}')  # fmt: skip
+                      help="a prompt a line, or JSON lines")  # fmt: skip
     parser.add_argument(
         "--size", default="64x64", metavar="WxH", help="pixels, on the model's grid"
     )

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workdir", required=True, help="folder of the run; resumed when it exists"
     )
     parser.add_argument("settings", nargs="*", metavar="a.b=value",
-                        help="settings that replace those of the file; also --config.a.b=value")  # fmt: skip
+                        help="replaces a setting; also --config.a.b=value")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,8 +1,8 @@
 """Every weight of the project is made here, with the names of its logical axes.
 
 Axis names: embed, mlp, heads, kv_heads, layers, vocab, patch, text, time, conv_in, conv_out,
-latent, table, and None for an axis that is never sharded. `vidsim.parallel.rules` maps names to mesh axes;
-`vidsim.train.optim` picks the optimiser by them.
+latent, table, and None for an axis that is never sharded. `vidsim.parallel.rules` maps names to
+mesh axes; `vidsim.train.optim` picks the optimiser by them.
 """
 
 from collections.abc import Callable

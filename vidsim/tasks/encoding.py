@@ -1,4 +1,4 @@
-"""Writing the latent cache of an index: every piece through the VAE once, every caption tokenised."""
+"""Writing the latent cache of an index: every piece through the VAE, every caption tokenised."""
 
 import concurrent.futures
 import dataclasses
@@ -26,7 +26,7 @@ class EncodeConfig:
 
     max_area, max_frames, ...   see GeometryConfig; the VAE's stride is filled in from the VAE
     patch        latent cells of a token
-    max_text     longest caption in byte tokens, start token included; longer ones are cut and counted
+    max_text     longest caption in byte tokens; longer ones are cut, and counted
     dtype        of latents on disk
     shards       0 = about 256 MB each
     group        pieces read and encoded together
