@@ -29,7 +29,6 @@ from vidsim.models.vae import Vae, VaeConfig, kl_standard_normal
 from vidsim.models.vae_linear import BlockMoments, principal_start
 from vidsim.tasks.base import Batch, Metrics, Params
 
-
 STARTS = ("random", "principal")
 
 
