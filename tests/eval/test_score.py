@@ -8,7 +8,15 @@ import pytest
 from rich.console import Console
 
 from vidsim.core.errors import BadInput
-from vidsim.eval.score import Score, from_json, parse_requirement, require, table, to_json
+from vidsim.eval.score import (
+    Score,
+    from_json,
+    parse_requirement,
+    require,
+    table,
+    to_json,
+    verdict_line,
+)
 
 ROWS = [
     Score("prompts/colour", 0.912, 0.871, 0.941, 256, "higher", 0.997, {"chance": 0.1}, "share"),
@@ -56,14 +64,33 @@ def test_json_round_trip_is_strict_json():
     assert back[:2] == ROWS[:2] and math.isnan(back[2].value)
 
 
-def test_table_shows_interval_n_floor_baselines_and_verdict():
+def test_table_shows_interval_n_floor_and_baselines_in_80_columns():
     screen = io.StringIO()
-    outcomes = require(ROWS, ["prompts/colour>=0.9", "vae/psnr.low>=31"])
-    Console(file=screen, width=200).print(table(ROWS, outcomes, "Scores"))
+    Console(file=screen, width=80).print(table(ROWS, "Scores"))
     text = screen.getvalue()
-    for part in ("0.912", "0.871 … 0.941", "256", "0.997", "chance 0.100", "31.23 dB", "↑", "↓",
-                 "pass >=0.9", "FAIL .low>=31"):  # fmt: skip
-        assert part in text, part
+    parts = ["0.912", "0.871 … 0.941", "256", "0.997", "chance", "31.23 dB", "30.90 … 31.60", "↓"]
+    assert [part for part in parts if part not in text] == []
+
+
+def test_all_rows_below_a_metric_can_be_required():
+    sizes = {"48x48": 0.9, "96x64": 0.76, "64x96": 0.8}
+    rows = [Score(f"p/colour/{s}", v, v - 0.1, v + 0.1, 20, "higher") for s, v in sizes.items()]
+    (met,) = require(rows, "p/colour/*>=0.75")
+    assert met.passed and (met.metric, met.value) == ("p/colour/96x64", 0.76)
+    (missed,) = require(rows, "p/colour/*.low>=0.75")
+    assert not missed.passed and missed.value == pytest.approx(0.66)
+    (upper,) = require(rows, "p/colour/*<=0.85")
+    assert not upper.passed and upper.metric == "p/colour/48x48"
+    absent = Score("p/colour/1x1", math.nan, math.nan, math.nan, 0, "higher")
+    (unknown,) = require([*rows, absent], "p/colour/*>=0.1")
+    assert not unknown.passed and unknown.metric == "p/colour/1x1"
+    with pytest.raises(BadInput, match="no metric"):
+        require(rows, "p/shape/*>=0.75")
+
+
+def test_verdict_names_the_row_and_its_number():
+    outcome = require(ROWS, "vae/psnr.low>=31")[0]
+    assert verdict_line(outcome, "dB") == "FAIL  vae/psnr.low>=31: vae/psnr is 30.90"
 
 
 def test_bad_rows_are_refused():

@@ -12,6 +12,7 @@ from tests.generate.tiny_generator import TASK, make_model
 from vidsim.core.errors import BadInput
 from vidsim.data.index import build_index
 from vidsim.eval.clips import Alignment, index_clips, world_clips
+from vidsim.eval.score import require
 from vidsim.eval.suites import loss, prompts, retrieval, vae
 from vidsim.generate.sample import SamplerConfig, Video
 from vidsim.generate.write import write_media
@@ -55,7 +56,7 @@ def test_perfect_clips_reach_the_floor_exactly(model, monkeypatch):
     scores = by_metric(result)
     for name in ("colour", "background", "shape", "count", "motion"):
         row = scores[f"prompts/{name}"]
-        assert row.value == row.floor == row.baselines["render through the VAE"]
+        assert row.value == row.floor == row.baselines["VAE"]
         assert row.low <= row.value <= row.high and row.value > row.baselines["chance"] - 1e-9
     assert scores["prompts/colour"].value > 0.9 and scores["prompts/background"].value > 0.9
     assert scores["prompts/colour"].n == 27
@@ -90,7 +91,8 @@ def test_rows_by_size_add_up_and_the_worst_is_the_worst(model, monkeypatch):
     total = scores["prompts/shape"]
     assert sum(row.n for row in rows) == total.n
     assert sum(row.n * row.value for row in rows) == pytest.approx(total.n * total.value)
-    assert scores["prompts/shape_worst_size"].value == min(row.value for row in rows)
+    (outcome,) = require(result.scores, "prompts/shape/*>=0.99")
+    assert outcome.value == min(row.value for row in rows) and not outcome.passed
 
 
 def test_prompts_that_the_model_cannot_make_are_refused(model):
@@ -241,7 +243,7 @@ def test_whole_suites_run_on_a_random_model(model):
     events = []
     result = prompts.run(model, suite, lambda *event: events.append(event))
     assert by_metric(result)["prompts/colour"].n == 6
-    assert {"denoise", "decode", "made: parse", "renders: encode"} <= {e[0] for e in events}
+    assert {"denoise", "decode", "parse", "encode"} <= {e[0] for e in events}
     assert all(done <= of for _, done, of in events)
     scores = by_metric(vae.run(model.vae, vae.VaeSuite(clips=4, world=WORLD)))
     assert math.isfinite(scores["vae/psnr"].value)

@@ -168,8 +168,7 @@ def _rows(
                 cells.append(f"<td>{_bar(score)}</td>")
         if bool(outcomes) if judged is None else judged:
             pills = " ".join(
-                _pill(o.passed, o.text.removeprefix(score.metric))
-                for o in by_metric.get(score.metric, [])
+                _pill(o.passed, _asked(o, score)) for o in by_metric.get(score.metric, [])
             )
             cells.append(f"<td>{pills}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
@@ -305,6 +304,11 @@ def _sheet(path: Path, budget: Budget) -> str:
 
 def _data_uri(path: Path) -> str:
     return f"data:{_MIME[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def _asked(outcome: Outcome, score: Score) -> str:
+    """A requirement without the name of the row it stands in."""
+    return outcome.text.removeprefix(score.metric)
 
 
 def _pill(right: bool, text: str) -> str:

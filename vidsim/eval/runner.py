@@ -21,7 +21,15 @@ from vidsim.core.errors import BadInput, bad, nearest
 from vidsim.eval.page import Curves, build_page, write_page
 from vidsim.eval.plots import lines_svg
 from vidsim.eval.result import RESULTS, SavedResult, SuiteResult, load_result, save_result
-from vidsim.eval.score import Outcome, parse_requirement, plain, require, table, verdicts
+from vidsim.eval.score import (
+    Outcome,
+    parse_requirement,
+    plain,
+    require,
+    table,
+    verdict_line,
+    verdicts,
+)
 from vidsim.eval.suites import loss, prompts, retrieval, vae
 from vidsim.generate.model import Model, load, load_vae
 from vidsim.store.workdir import code_facts
@@ -116,7 +124,7 @@ def run_facts(model: Model | vae.VaeModel, config: Mapping[str, Any]) -> dict[st
     facts = {**vae_model.facts, **model.facts, "vae_hash": vae_model.hash}
     digest = hashlib.sha256(json.dumps(plain(config), sort_keys=True).encode()).hexdigest()
     return {
-        "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "date": time.strftime("%Y-%m-%d %H:%M %z"),
         **facts,
         "hardware": hardware(),
         "suite_config": plain(config),
@@ -212,7 +220,12 @@ def show(results: Sequence[SavedResult], console: Console | None = None) -> bool
     for saved in results:
         required = set(verdicts(saved.outcomes))
         rows = [s for s in saved.scores if s.metric.count("/") < 2 or s.metric in required]
-        console.print(table(rows, saved.outcomes, saved.title))
+        console.print(table(rows, saved.title))
+        unit = {score.metric: score.unit for score in saved.scores}
+        for outcome in saved.outcomes:
+            colour = "green" if outcome.passed else "bold red"
+            line = verdict_line(outcome, unit[outcome.metric])
+            console.print(line, style=colour, highlight=False, markup=False)
     met = sum(outcome.passed for outcome in outcomes)
     if outcomes:
         word = "PASS" if met == len(outcomes) else "FAIL"

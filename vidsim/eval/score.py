@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from rich import box
 from rich.table import Table
 
 from vidsim.core.errors import bad, nearest
@@ -67,7 +68,10 @@ def score_of(
 
 @dataclass(frozen=True)
 class Outcome:
-    """A requirement, the number found and whether it holds. NaN never holds."""
+    """A requirement, the number found and whether it holds. NaN never holds.
+
+    metric  the row that decided; of several rows the one furthest from what is asked
+    """
 
     text: str
     metric: str
@@ -79,23 +83,30 @@ def require(scores: Sequence[Score], requirements: str | Iterable[str]) -> list[
     """Checks requirements of the form `metric>=number` (also <=, >, <).
 
     scores        rows to look in
-    requirements  each names a metric, or one bound of its interval by `metric.low` or `metric.high`
+    requirements  each names a metric, or all rows below one by `metric/*`; with `.low` or `.high`
+                  behind it, a bound of the interval is compared in place of the value
     Returns       one outcome a requirement; a command leaves with code 1 when any has not passed
     Raises        BadInput for a malformed requirement or an unknown metric (naming the nearest)
     """
-    values: dict[str, float] = {}
-    for score in scores:
-        bounds = {"": score.value, ".low": score.low, ".high": score.high}
-        values.update({score.metric + suffix: bound for suffix, bound in bounds.items()})
-    outcomes = []
-    for text in [requirements] if isinstance(requirements, str) else requirements:
-        metric, sign, target = parse_requirement(text)
-        if metric not in values:
-            known = [score.metric for score in scores]
-            raise bad("--require", f"no metric {metric!r} in this table", nearest(metric, known))
-        value = values[metric]
-        outcomes.append(Outcome(text.strip(), metric, value, _OPERATORS[sign](value, target)))
-    return outcomes
+    every = [requirements] if isinstance(requirements, str) else requirements
+    return [_judge(scores, text) for text in every]
+
+
+def _judge(scores: Sequence[Score], text: str) -> Outcome:
+    name, sign, target = parse_requirement(text)
+    metric, bound = re.match(r"^(.*?)(?:\.(low|high))?$", name).groups()  # type: ignore[union-attr]
+    rows = [s for s in scores if s.metric == metric]
+    if metric.endswith("/*"):
+        rows = [s for s in scores if s.metric.startswith(metric[:-1])]
+    if not rows:
+        known = [score.metric for score in scores]
+        raise bad("--require", f"no metric {metric!r} in this table", nearest(metric, known))
+    found = [(getattr(row, bound or "value"), row.metric) for row in rows]
+    passed = all(_OPERATORS[sign](value, target) for value, _ in found)
+    worst = max if sign in ("<", "<=") else min
+    missing = [pair for pair in found if math.isnan(pair[0])]
+    value, decided = missing[0] if missing else worst(found)
+    return Outcome(text.strip(), decided, value, passed)
 
 
 def parse_requirement(text: str) -> tuple[str, str, float]:
@@ -141,39 +152,36 @@ def columns(score: Score) -> dict[str, str]:
         "value": format_value(score.value, unit) + (" dB" if unit == "dB" else ""),
         "95% interval": interval,
         "n": str(score.n),
-        "better": _ARROW[score.direction],
+        "": _ARROW[score.direction],
         "floor": format_value(score.floor, unit),
         "baselines": baselines or "–",
     }
 
 
 def verdicts(outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:
-    """Outcomes by metric, the bounds `.low` and `.high` under the metric they belong to."""
+    """Outcomes by the metric of the row that decided."""
     found: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
-        found.setdefault(re.sub(r"\.(low|high)$", "", outcome.metric), []).append(outcome)
+        found.setdefault(outcome.metric, []).append(outcome)
     return found
 
 
-def table(scores: Sequence[Score], outcomes: Sequence[Outcome] = (), title: str = "") -> Table:
-    """The score table for the screen. `floor` is the best value that measuring itself allows."""
-    judged = verdicts(outcomes)
-    grid = Table(title=title or None, title_justify="left", header_style="bold")
-    for score in scores[:1]:
-        for name in columns(score):
-            right = name in ("value", "n", "floor")
-            grid.add_column(name, justify="right" if right else "left", no_wrap=name == "metric")
-    if outcomes:
-        grid.add_column("required")
+def table(scores: Sequence[Score], title: str = "") -> Table:
+    """The score table for the screen; numbers stay whole down to 80 columns."""
+    grid = Table(title=title or None, title_justify="left", box=box.SIMPLE, pad_edge=False,
+                 title_style="bold", header_style="dim")  # fmt: skip
+    for name in columns(scores[0]) if scores else ():
+        right = name in ("value", "n", "floor")
+        grid.add_column(name, justify="right" if right else "left", no_wrap=name != "baselines")
     for score in scores:
-        cells = list(columns(score).values())
-        if outcomes:
-            cells.append("\n".join(
-                ("[green]pass[/] " if o.passed else "[red]FAIL[/] ")
-                + o.text.removeprefix(score.metric) for o in judged.get(score.metric, [])
-            ))  # fmt: skip
-        grid.add_row(*cells)
+        grid.add_row(*columns(score).values())
     return grid
+
+
+def verdict_line(outcome: Outcome, unit: str = "") -> str:
+    """One outcome as a line of text."""
+    word = "pass" if outcome.passed else "FAIL"
+    return f"{word}  {outcome.text}: {outcome.metric} is {format_value(outcome.value, unit)}"
 
 
 def to_json(score: Score) -> dict[str, Any]:

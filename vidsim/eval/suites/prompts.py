@@ -1,12 +1,13 @@
 """Suite `prompts`: clips made from prompts of a world, read back by the world's parser."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from vidsim.core.errors import bad
-from vidsim.eval.clips import Alignment, variety
+from vidsim.eval.clips import Alignment, read_clips, variety
 from vidsim.eval.result import Sample, SuiteResult, View
 from vidsim.eval.score import Score, score_of
 from vidsim.eval.stats import wilson
@@ -32,6 +33,7 @@ class PromptsSuite:
     attributes  scored; () = those that such a caption states
     sizes       (height, width) in pixels; () = all of the world's that the model can make
     frames      durations; () = all of the world's that the model can make
+    vae_prompts of the first so many, the true renders are also read after the VAE's round trip
     seed        of the first clip's noise; the others follow
     shown       clips kept to look at
     sampler     how clips are made
@@ -43,6 +45,7 @@ class PromptsSuite:
     attributes: tuple[str, ...] = ()
     sizes: tuple[tuple[int, int], ...] = ()
     frames: tuple[int, ...] = ()
+    vae_prompts: int = 72
     seed: int = 0
     shown: int = 36
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
@@ -65,15 +68,14 @@ def run(model: Model, suite: PromptsSuite, progress: Progress | None = None) -> 
     ]
     videos = sample(model, requests, suite.sampler, progress)
     renders = [world.render(info.truth) for info in infos]
-    through = reconstruct(model.vae, renders, _renamed(progress, "renders: "))
-    read = {
-        name: _read(world, clips, infos, _renamed(progress, f"{name}: "))
-        for name, clips in (
-            ("made", [video.video_THWC for video in videos]),
-            ("render", renders),
-            ("through the VAE", through),
-        )
-    }
+    some = renders[: suite.vae_prompts]
+    through = reconstruct(model.vae, some, progress) if some else []
+    clips = [video.video_THWC for video in videos] + renders + through
+    truths = [info.truth for info in infos]
+    stage = functools.partial(progress, "parse") if progress else None
+    rows = read_clips(world, clips, truths * 2 + truths[: len(some)], stage)
+    n = len(infos)
+    read = {"made": rows[:n], "render": rows[n : 2 * n], "VAE": rows[2 * n :]}
     attributes = suite.attributes or _stated(world, suite.caption)
     scores = attribute_scores(read, infos, world.chance(), attributes)
     guidance = suite.sampler.guidance.scale
@@ -82,7 +84,8 @@ def run(model: Model, suite: PromptsSuite, progress: Progress | None = None) -> 
         "Prompts never seen in training",
         f"{len(infos)} {suite.caption} prompts of the world {suite.world}, evenly over "
         f"{len({(i.height, i.width) for i in infos})} frame sizes. The world's parser reads every "
-        "clip; the floor is what it reads from the true renders, and from those through the VAE.",
+        "clip. The floor is what it reads from the true renders; VAE, from the first "
+        f"{len(some)} of them after the VAE's round trip.",
         tuple(scores),
         tuple(_samples(videos, read["made"], attributes, suite.shown)),
         {
@@ -119,7 +122,7 @@ def attribute_scores(
     chance: dict[str, float],
     attributes: Sequence[str],
 ) -> list[Score]:
-    """Rows for each attribute: over all prompts, for the worst size, and for each size."""
+    """Rows for each attribute: over all prompts, and for each size."""
     sizes = [f"{info.width}x{info.height}" for info in infos]
     top: list[Score] = []
     details: list[Score] = []
@@ -129,41 +132,25 @@ def attribute_scores(
             continue
 
         def row(metric: str, chosen: Sequence[int], name: str = name) -> Score:
-            def mean(kind: str) -> float:
-                return float(np.mean([read[kind][i].get(name, 0.0) for i in chosen]))
+            def right(kind: str) -> list[float]:
+                return [read[kind][i].get(name, 0.0) for i in chosen if i < len(read[kind])]
 
-            right = sum(read["made"][i].get(name, 0.0) for i in chosen)
+            baselines = {"chance": chance.get(name, 0.0)}
+            if right("VAE"):
+                baselines["VAE"] = float(np.mean(right("VAE")))
+            interval = wilson(sum(right("made")), len(chosen))
+            floor = float(np.mean(right("render")))
             return score_of(
-                metric, wilson(right, len(chosen)), "higher", floor=mean("render"),
-                baselines={"chance": chance.get(name, 0.0),
-                           "render through the VAE": mean("through the VAE")},
-                unit="share",
-            )  # fmt: skip
+                metric, interval, "higher", floor=floor, baselines=baselines, unit="share"
+            )
 
         label = f"prompts/{ROW_NAMES.get(name, name)}"
         top.append(row(label, asked))
-        by_size = {
-            size: row(f"{label}/{size}", [i for i in asked if sizes[i] == size])
+        details += [
+            row(f"{label}/{size}", [i for i in asked if sizes[i] == size])
             for size in dict.fromkeys(sizes[i] for i in asked)
-        }
-        worst = min(by_size, key=lambda size: by_size[size].value)
-        top.append(row(f"{label}_worst_size", [i for i in asked if sizes[i] == worst]))
-        details += by_size.values()
+        ]
     return top + details
-
-
-def _read(
-    world: World,
-    clips: Sequence[np.ndarray],
-    infos: Sequence[ClipInfo],
-    progress: Progress | None,
-) -> list[dict[str, float]]:
-    rows = []
-    for n, (clip, info) in enumerate(zip(clips, infos, strict=True)):
-        rows.append(world.compare(world.parse(clip), info.truth))
-        if progress:
-            progress("parse", n + 1, len(clips))
-    return rows
 
 
 def _stated(world: World, caption: str) -> tuple[str, ...]:
@@ -176,10 +163,6 @@ def _caption(info: ClipInfo, kind: str) -> str:
         if caption.kind == kind:
             return caption.text
     raise bad("suite prompts", f"the world has no {kind} caption")
-
-
-def _renamed(progress: Progress | None, prefix: str) -> Progress | None:
-    return (lambda stage, done, of: progress(prefix + stage, done, of)) if progress else None
 
 
 def _samples(

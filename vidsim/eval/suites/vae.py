@@ -1,5 +1,6 @@
 """Suite `vae`: clips through encoder and decoder, against the pixels and against a parser."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ import numpy as np
 from vidsim.core.errors import bad
 from vidsim.data.geometry import GeometryConfig
 from vidsim.eval import pixels
-from vidsim.eval.clips import Alignment, EvalClip, index_clips, world_clips
+from vidsim.eval.clips import Alignment, EvalClip, index_clips, read_clips, world_clips
 from vidsim.eval.result import Sample, SuiteResult, View
 from vidsim.eval.score import Score, score_of
 from vidsim.eval.stats import clip_bootstrap, wilson
@@ -79,7 +80,6 @@ def run(model: VaeModel, suite: VaeSuite, progress: Progress | None = None) -> S
             "clips": len(clips),
             "compression": f"{cfg.time_stride}×{cfg.space_stride}×{cfg.space_stride}, "
             f"{cfg.latent_channels} channels",
-            "source": suite.index or suite.world,
         },
     )
 
@@ -90,7 +90,7 @@ def reconstruct(
     """Clips after encoder and decoder, uint8."""
 
     def stage(name: str) -> Callable[[int, int], None] | None:
-        return (lambda done, of: progress(name, done, of)) if progress else None
+        return functools.partial(progress, name) if progress else None
 
     latents = encode_clips(model.vae, model.params, videos, progress=stage("encode"))
     return decode_clips(model.vae, model.params, latents, progress=stage("decode"))
@@ -119,7 +119,7 @@ def pixel_scores(clips: Sequence[EvalClip], made: Sequence[np.ndarray], seed: in
     if not images.all():
         firsts = [pixels.psnr(made[i][:1], truth[i][:1]) for i in np.flatnonzero(~images).tolist()]
         scores.append(_mean("vae/psnr_first_frames", np.array(firsts), seed))
-    for size in sorted(set(sizes)):
+    for size in dict.fromkeys(clip.size for clip in sorted(clips, key=_area)):
         of = np.array([s == size for s in sizes])
         scores.append(_mean(f"vae/psnr/{size}", psnr[of], seed, flat[of]))
         scores.append(_mean(f"vae/gain_over_flat_colour/{size}", (psnr - flat)[of], seed))
@@ -137,14 +137,10 @@ def parser_scores(
 
     Clips that were cut shorter than their truth are read by what the cut ones show.
     """
-    before: list[dict[str, float]] = []
-    after: list[dict[str, float]] = []
-    for n, (clip, video) in enumerate(zip(clips, made, strict=True)):
-        assert clip.truth is not None
-        before.append(world.compare(world.parse(clip.video_THWC), clip.truth))
-        after.append(world.compare(world.parse(video), clip.truth))
-        if progress:
-            progress("parse", n + 1, len(clips))
+    truths = [clip.truth or {} for clip in clips]
+    stage = functools.partial(progress, "parse") if progress else None
+    both = read_clips(world, [clip.video_THWC for clip in clips] + list(made), truths * 2, stage)
+    before, after = both[: len(clips)], both[len(clips) :]
     chance = world.chance()
     scores = [_kept(before, after, chance, seed)]
     for name in chance:
@@ -191,6 +187,10 @@ def _boxes(
     return _mean("vae/psnr_boxes", np.array(inside), seed, np.array(flat))
 
 
+def _area(clip: EvalClip) -> tuple[int, int]:
+    return clip.video_THWC[0].size, clip.video_THWC.shape[2]
+
+
 def _mean(metric: str, values: np.ndarray, seed: int, flat: np.ndarray | None = None) -> Score:
     baselines = {} if flat is None else {"flat colour": float(flat.mean())}
     interval = clip_bootstrap(values, seed=seed)
@@ -207,7 +207,7 @@ def _samples(clips: Sequence[EvalClip], made: Sequence[np.ndarray], shown: int) 
         Sample(
             f"vae {i}",
             clips[i].captions[0],
-            (View(clips[i].video_THWC, "original"), View(made[i], "through the VAE")),
+            (View(clips[i].video_THWC, "original"), View(made[i], "VAE")),
             clips[i].fps,
             "Reconstructions",
             {"PSNR dB": round(pixels.psnr(made[i], clips[i].video_THWC), 2)},
