@@ -57,11 +57,12 @@ def parse(video_THWC: np.ndarray) -> Reading:
     num_frames, height, width = video_THWC.shape[:3]
     video = video_THWC.astype(np.float32)
     ground = read_background(video)
-    objects, errors = [], np.zeros(len(v.STYLES))
+    objects, count, errors = [], 0, np.zeros(len(v.STYLES))
     for blob in read_blobs(video, ground):
         thing, error = _object(video, blob)
         if thing is not None:
             objects.append(thing)
+            count += blob.parts
             errors += error
     return Reading(
         num_frames,
@@ -70,7 +71,7 @@ def parse(video_THWC: np.ndarray) -> Reading:
         ground.pattern,
         ground.tint,
         v.STYLES[int(errors.argmin())],
-        len(objects),
+        count,
         tuple(objects),
     )
 

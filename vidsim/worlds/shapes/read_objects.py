@@ -21,18 +21,22 @@ MIX_COST = 34.0  # levels added for a fully mixed pixel, so that pure colours wi
 FAR = 1e4
 RIVAL = 20.0  # levels by which a further colour must beat those found; above any MIX_COST paid
 FAINT, FULL = 0.12, 0.5  # of the way from the background to the colour: not there, all there
-LONELY = 0.18  # mean of a mask around a pixel, below which the pixel is noise
+LONELY = 0.1  # share of sure pixels around a pixel, below which it is noise
+PART_LEVEL = 0.3  # mask value above which pixels join into pieces
 MIXES = (1.0, 0.8, 0.62, 0.46)
 LEAST_AREA = 0.011  # of the frame, below which a colour is no object
 
 
 @dataclasses.dataclass(frozen=True)
 class Blob:
-    """One colour's pixels. mask_THW: float32 in [0, 1], the stretched share of each pixel."""
+    """One colour's pixels. mask_THW: float32 in [0, 1], the stretched share of each pixel.
+
+    parts  separate pieces of object size in a typical frame; more than 1 only in generated clips
+    """
 
     colour: str
     mask_THW: np.ndarray
-    area: float  # share of the frame in a typical frame
+    parts: int
 
 
 def read_blobs(video_THW3: np.ndarray, ground: Background) -> list[Blob]:
@@ -106,7 +110,9 @@ def _colours(frames: np.ndarray, off_FHW: np.ndarray, ground: Background) -> lis
     distance = np.full((*off_FHW.shape, len(v.COLOURS)), FAR, np.float32)
     distance[inside] = _distances(frames[inside], ground)
     nearest = distance.argmin(-1)
-    near = distance.min(-1) < np.minimum(NEAR_COLOUR, off_FHW)
+    # Background of another tone than the model's (an irregular pattern) is no dark object.
+    tone = tint_distance(frames, ground.tint)
+    near = distance.min(-1) < np.minimum(NEAR_COLOUR, np.minimum(off_FHW, tone))
     areas = [_area(near & (nearest == k)) for k in range(len(v.COLOURS))]
     found: list[int] = []
     for k in sorted(range(len(areas)), key=lambda k: -areas[k]):
@@ -126,15 +132,15 @@ def _area(mask_FHW: np.ndarray) -> float:
     return float(np.quantile(solid.sum((1, 2)), 0.6)) / solid[0].size
 
 
-def _mean_5x5(mask_THW: np.ndarray) -> np.ndarray:
-    """The mean of a mask over the 5x5 pixels around each pixel."""
+def _mean_7x7(mask_THW: np.ndarray) -> np.ndarray:
+    """The mean of a mask over the 7x7 pixels around each pixel."""
     for axis in (1, 2):
         edges = [(0, 0)] * 3
-        edges[axis] = (3, 2)
-        sums = np.cumsum(np.pad(mask_THW, edges, mode="edge"), axis=axis)
+        edges[axis] = (4, 3)
+        sums = np.cumsum(np.pad(mask_THW, edges), axis=axis, dtype=np.float32)
         side = mask_THW.shape[axis]
-        last, first = (np.take(sums, range(k, k + side), axis) for k in (5, 0))
-        mask_THW = (last - first) / 5
+        last, first = (np.take(sums, range(k, k + side), axis) for k in (7, 0))
+        mask_THW = (last - first) / 7
     return mask_THW
 
 
@@ -148,19 +154,56 @@ def _solid(mask_FHW: np.ndarray) -> np.ndarray:
 def _masks(
     video_THW3: np.ndarray, off_THW: np.ndarray, ground: Background, names: list[str]
 ) -> list[Blob]:
-    """Shares the pixels off the background out among the colours."""
+    """Shares the pixels off the background out among the colours.
+
+    A pixel counts only where pixels that clearly show the colour are around it: the rest is noise,
+    or a background that its model does not fit.
+    """
     if not names:
         return []
     index = [list(v.COLOURS).index(name) for name in names]
     inside = off_THW > 0.75 * OFF_GROUND
-    owner_THW = np.full(off_THW.shape, -1, np.int8)
-    owner_THW[inside] = _distances(video_THW3[inside], ground)[:, index].argmin(1)
+    pixels = video_THW3[inside]
+    distance = _distances(pixels, ground)[:, index]
+    limit = np.minimum(np.minimum(off_THW[inside], tint_distance(pixels, ground.tint)), NEAR_COLOUR)
+    owner_THW, sure_THW = np.full(off_THW.shape, -1, np.int8), np.zeros(off_THW.shape, bool)
+    owner_THW[inside], sure_THW[inside] = distance.argmin(1), distance.min(1) < limit
     mean = ground.model_HW3.mean((0, 1))
     blobs = []
     for k, name in enumerate(names):
         full = float(np.linalg.norm(np.asarray(v.COLOURS[name]) - mean))
-        mask = np.where(owner_THW == k, stretch(off_THW / full), 0).astype(np.float32)
-        mask *= _mean_5x5(mask) > LONELY
-        area = float(np.median(mask.sum((1, 2)))) / mask[0].size
-        blobs.append(Blob(name, mask, area))
+        mine = owner_THW == k
+        mask = np.where(mine, stretch(off_THW / full), 0).astype(np.float32)
+        mask *= _mean_7x7(mine & sure_THW) > LONELY
+        frames = mask[[0, len(mask) // 2, -1]] > PART_LEVEL
+        parts = sorted(count_parts(frame, LEAST_AREA * frame.size) for frame in frames)[1]
+        blobs.append(Blob(name, mask, max(1, parts)))
     return blobs
+
+
+def count_parts(mask_HW: np.ndarray, least_px: float) -> int:
+    """Pieces of a mask, joined along edges and corners, that have at least `least_px` pixels."""
+    parent: list[int] = []
+    area: list[int] = []
+    above: list[tuple[int, int, int]] = []  # first column, one past the last, piece
+
+    def root(k: int) -> int:
+        while parent[k] != k:
+            k = parent[k]
+        return k
+
+    for row in mask_HW:
+        steps = np.flatnonzero(np.diff(row.astype(np.int8), prepend=0, append=0)).tolist()
+        runs = []
+        for first, end in zip(steps[::2], steps[1::2], strict=True):
+            mine = len(parent)
+            parent.append(mine)
+            area.append(end - first)
+            for other_first, other_end, piece in above:
+                other = root(piece)
+                if other_first <= end and first <= other_end and other != root(mine):
+                    area[root(mine)] += area[other]
+                    parent[other] = root(mine)
+            runs.append((first, end, mine))
+        above = runs
+    return sum(parent[k] == k and area[k] >= least_px for k in range(len(parent)))
