@@ -5,6 +5,7 @@ import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -15,7 +16,7 @@ _INK = "#010203"  # replaced by the page's text colour
 _GRID = "#010204"  # replaced by the page's faint line colour
 COLOURS = ("#3b7dd8", "#e07b39", "#3a9d78", "#c4539b", "#8a6fd1", "#a08a2e", "#d1495b", "#5b8a9a")
 _counter = itertools.count()
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none", "font.size": 10, "font.family": "sans-serif", "text.color": _INK,
     "axes.labelcolor": _INK, "axes.edgecolor": _GRID, "xtick.color": _INK, "ytick.color": _INK,
     "axes.spines.top": False, "axes.spines.right": False, "grid.color": _GRID, "axes.grid": True,

@@ -43,7 +43,7 @@ REPORT = "report.html"
 class Suite:
     """How a suite is configured and run; `denoiser` says whether it needs more than a VAE."""
 
-    config: type
+    config: type[Any]
     run: Callable[[Any, Any, Progress | None], SuiteResult]
     denoiser: bool
     about: str
@@ -85,7 +85,7 @@ def evaluate(
     for text in requirements:
         parse_requirement(text)
     entry = SUITES[suite]
-    config = from_dict(entry.config, settings or {}, f"suite {suite}")
+    config: Any = from_dict(entry.config, settings or {}, f"suite {suite}")
     folder = check_out(out, suite)
     model = load(ckpt, step, ema) if entry.denoiser else load_vae(ckpt, step, ema)
     start_s = time.perf_counter()

@@ -128,7 +128,7 @@ def build_batch(
     patch_width      P
     """
     R, N, M, S = num_rows, limits.tokens, limits.text, limits.segments
-    batch = {
+    batch: dict[str, Any] = {
         "patches": np.zeros((R, N, patch_width), np.float32),
         "patch_segment": np.zeros((R, N), np.int32),
         "patch_position": np.zeros((R, N, 3), np.int32),

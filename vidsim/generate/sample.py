@@ -117,8 +117,7 @@ def sample(
         functools.partial(progress, "decode") if progress else None,
     )
     return [
-        Video(video, request.fps, request)
-        for video, request in zip(videos, requests, strict=True)
+        Video(video, request.fps, request) for video, request in zip(videos, requests, strict=True)
     ]
 
 
@@ -161,9 +160,7 @@ def _sample_rows(
     """Raw latent patches f32[R,N,P] of one batch of rows."""
     task, params = model.task, model.params
     batch, negative = (
-        build_batch(
-            requests, layout.grids, text, rows, layout.limits, num_rows, model.patch_width
-        )
+        build_batch(requests, layout.grids, text, rows, layout.limits, num_rows, model.patch_width)
         for text in (layout.prompts, layout.negatives)
     )
     text = _encode(task, params, batch)

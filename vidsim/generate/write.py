@@ -158,6 +158,7 @@ def _encode(partial: Path, codec: Codec, video_THWC: np.ndarray, fps: float, com
         if comment:
             out.metadata["comment"] = comment
         stream = out.add_stream(codec.encoder, rate=rate, options=dict(codec.options))
+        assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = W, H, codec.pixels
         context = stream.codec_context
         if codec.pixels == "yuv420p":

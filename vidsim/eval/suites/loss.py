@@ -85,7 +85,14 @@ def clip_losses(
     """float64[n, times] loss of each clip; float64[n] mean square of its normalised latents."""
     cfg, patch = model.task.cfg, model.task.cfg.latent.patch
     requests = [
-        Request(clip.captions[0], *clip.video_THWC.shape[1:3], len(clip.video_THWC), clip.fps, i)
+        Request(
+            clip.captions[0],
+            clip.video_THWC.shape[1],
+            clip.video_THWC.shape[2],
+            len(clip.video_THWC),
+            clip.fps,
+            i,
+        )
         for i, clip in enumerate(clips)
     ]
     grids = [model.grid.grid(request) for request in requests]
