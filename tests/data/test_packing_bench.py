@@ -54,7 +54,7 @@ def test_distributions_repeat_with_their_seed(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("long", ["truncate", "split"])
 def test_targets_are_met(long):
-    result = run(20_000, long=long, sweep=long == "truncate")
+    result = run(60_000, long=long, sweep=long == "truncate")
     assert result.met, table(result)
     assert json.loads(json.dumps(result.data()))["plan"]["fill"] == result.plan.fill
     assert "mixed" in table(result) and len(result.compared) == 16
