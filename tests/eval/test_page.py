@@ -75,7 +75,8 @@ def make_result(samples: int = 3) -> SuiteResult:
     ]  # fmt: skip
     pair = View(plain(3, 48, 32, 9), "original"), View(plain(3, 48, 32, 240), EVIL)
     made.append(Sample("pair", "two views", pair, 8.0, f"Pairs {EVIL}"))
-    return SuiteResult("prompts", f"Held out {EVIL}", EVIL, tuple(scores), tuple(made), {"n": 100})
+    return SuiteResult("prompts", f"Held out {EVIL}", EVIL, tuple(scores), tuple(made), {"n": 100},
+                       ({"psnr": math.inf},))  # fmt: skip
 
 
 def make_page(tmp_path, **kwargs) -> str:
@@ -162,6 +163,7 @@ def test_results_come_back_from_disk(tmp_path):
     assert back.scores[:3] == result.scores[:3] and math.isnan(back.scores[3].value)
     assert [o.passed for o in back.outcomes] == [False, True]
     assert [s.prompt for s in back.samples] == [s.prompt for s in result.samples]
+    assert back.clips == ({"psnr": "inf"},)
     assert back.samples[0].checks == {"colour": True} and back.run == {"step": 3}
     assert all((tmp_path / file).exists() for s in back.samples for _, file in s.views)
     assert all((tmp_path / file).exists() for _, file in back.sheets) and len(back.sheets) == 2

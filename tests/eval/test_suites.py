@@ -90,6 +90,7 @@ def test_rows_by_size_add_up_and_the_worst_is_the_worst(model, monkeypatch):
     rows = [scores[f"prompts/shape/{size}"] for size in ("48x48", "80x48", "48x80")]
     total = scores["prompts/shape"]
     assert sum(row.n for row in rows) == total.n
+    assert sum(clip["shape"] for clip in result.clips) == pytest.approx(total.n * total.value)
     assert sum(row.n * row.value for row in rows) == pytest.approx(total.n * total.value)
     (outcome,) = require(result.scores, "prompts/shape/*>=0.99")
     assert outcome.value == min(row.value for row in rows) and not outcome.passed

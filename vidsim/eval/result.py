@@ -61,6 +61,7 @@ class SuiteResult:
     title    heading on the page
     summary  one or two sentences: what was measured, on what, against what
     facts    settings that the numbers depend on (n, seed, solver, steps, guidance)
+    clips    every clip's own numbers, JSON-able, in a fixed order: what a paired comparison needs
     """
 
     suite: str
@@ -69,6 +70,7 @@ class SuiteResult:
     scores: tuple[Score, ...]
     samples: tuple[Sample, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+    clips: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class SavedResult:
     facts: Mapping[str, Any]
     run: Mapping[str, Any]
     outcomes: tuple[Outcome, ...]
+    clips: tuple[Mapping[str, Any], ...]
 
 
 def save_result(
@@ -117,7 +120,7 @@ def save_result(
     Returns   the result as `load_result` would read it
     """
     folder = Path(folder)
-    names = [sample.name for sample in result.samples]
+    names = [_slug(sample.name) for sample in result.samples]
     if len(set(names)) != len(names):
         raise bad("save_result", f"samples of {result.suite} share a name", "unique names")
     samples = [_save_sample(folder, sample) for sample in result.samples]
@@ -129,7 +132,7 @@ def save_result(
         "run": run, "facts": result.facts, "scores": [to_json(score) for score in result.scores],
         "requirements": [vars(outcome) for outcome in outcomes],
         "sheets": [[group, file] for group, file in sheets.items()],
-        "samples": [vars(sample) for sample in samples],
+        "samples": [vars(sample) for sample in samples], "clips": list(result.clips),
     }  # fmt: skip
     text = json.dumps(plain(record), indent=1, allow_nan=False) + "\n"
     partial = folder / f".{RESULTS}.partial"
@@ -162,7 +165,7 @@ def load_result(folder: str | os.PathLike[str]) -> SavedResult:
         folder, record["suite"], record["title"], record["summary"],
         tuple(from_json(row) for row in record["scores"]), samples,
         tuple((group, file) for group, file in record["sheets"]), record["facts"], record["run"],
-        outcomes,
+        outcomes, tuple(record["clips"]),
     )  # fmt: skip
 
 

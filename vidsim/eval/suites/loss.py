@@ -72,6 +72,10 @@ def run(model: Model, suite: LossSuite, progress: Progress | None = None) -> Sui
             "times": ", ".join(f"{t:g}" for t in suite.times),
             "seed": suite.seed,
         },
+        tuple(
+            {"clip": clip.name, "size": clip.size, "losses": row.tolist()}
+            for clip, row in zip(clips, losses_NK, strict=True)
+        ),
     )
 
 

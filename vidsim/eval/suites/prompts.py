@@ -92,6 +92,11 @@ def run(model: Model, suite: PromptsSuite, progress: Progress | None = None) -> 
             "prompts": len(infos), "solver": suite.sampler.solver, "steps": suite.sampler.steps,
             "guidance": guidance, "first seed": suite.seed,
         },
+        tuple(
+            {"prompt": v.request.prompt, "size": f"{v.request.width}x{v.request.height}",
+             "frames": v.request.num_frames, "seed": v.request.seed, **row}
+            for v, row in zip(videos, read["made"], strict=True)
+        ),
     )  # fmt: skip
 
 

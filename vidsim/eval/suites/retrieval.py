@@ -88,6 +88,11 @@ def run(model: Model, suite: RetrievalSuite, progress: Progress | None = None) -
         tuple(_samples(clips, made, nearest, psnr)),
         {"clips": n, "solver": suite.sampler.solver, "steps": suite.sampler.steps,
          "guidance": suite.sampler.guidance.scale},
+        tuple(
+            {"clip": clip.name, "nearest": clips[a].name, "nearest, no prompt": clips[b].name,
+             "psnr": value}
+            for clip, a, b, value in zip(clips, by_own, by_empty, psnr, strict=True)
+        ),
     )  # fmt: skip
 
 

@@ -81,7 +81,12 @@ def run(model: VaeModel, suite: VaeSuite, progress: Progress | None = None) -> S
             "compression": f"{cfg.time_stride}×{cfg.space_stride}×{cfg.space_stride}, "
             f"{cfg.latent_channels} channels",
         },
-    )
+        tuple(
+            {"clip": clip.name, "size": clip.size, "frames": len(video),
+             "psnr": pixels.psnr(video, clip.video_THWC)}
+            for clip, video in zip(clips, made, strict=True)
+        ),
+    )  # fmt: skip
 
 
 def reconstruct(
