@@ -22,7 +22,8 @@ CROSSING_SHARE = 0.15  # of the objects may reach over the frame's border
 BOUNCING_SHARE = 0.3  # of the moving objects in clips of at least BOUNCE_FRAMES
 BOUNCE_FRAMES = 9
 MOMENTS = (0.0, 1.0, 0.5, 0.25, 0.75)  # of a clip, at which objects are kept apart
-TRIES = 48  # placements tried for an object
+TRIES = 24  # placements tried for an object
+RESTARTS = 20  # of a scene in which one found no room
 
 # name of an attribute that a caller may pin -> the words it takes
 PINS: dict[str, Sequence[str]] = {
@@ -53,8 +54,10 @@ def draw_scene(
     Raises  BadInput for an unknown pin or word
     """
     check_pins(fixed)
-    pattern = fixed.get("pattern") or _pick(rng, v.PATTERNS)
-    looks = _looks(rng, count, pattern, split, fixed)
+    # What there is comes before where it is, so that one stream gives the same looks at every size.
+    background = _background(rng, min(height, width), fixed)
+    style = fixed.get("style") or _pick(rng, v.STYLES)
+    looks = _looks(rng, count, background["pattern"], split, fixed)
     frame = (height, width, num_frames, fps)
     objects, relation = _place(rng, frame, looks, fixed)
     return {
@@ -63,8 +66,8 @@ def draw_scene(
         "width": width,
         "num_frames": num_frames,
         "fps": fps,
-        "style": fixed.get("style") or _pick(rng, v.STYLES),
-        "background": _background(rng, pattern, min(height, width), fixed),
+        "style": style,
+        "background": background,
         "objects": objects,
         "relation": relation,
     }
@@ -118,12 +121,10 @@ def _hopeless(pins: Mapping[str, str], pattern: str, split: str) -> bool:
     return all(v.held_out(c, s, pattern) != wanted for c in colours for s in shapes)
 
 
-def _background(
-    rng: random.Random, pattern: str, short: int, fixed: Mapping[str, str]
-) -> dict[str, Any]:
+def _background(rng: random.Random, short: int, fixed: Mapping[str, str]) -> dict[str, Any]:
     period = _pick(rng, (16, 24) if short < 96 else (16, 24, 32))
     return {
-        "pattern": pattern,
+        "pattern": fixed.get("pattern") or _pick(rng, v.PATTERNS),
         "tint": fixed.get("tint") or _pick(rng, tuple(v.TINTS)),
         "period": period,
         "phase": [int(rng.random() * period), int(rng.random() * period)],
@@ -140,7 +141,25 @@ def _place(
     fixed: Mapping[str, str],
 ) -> tuple[list[dict[str, Any]], str | None]:
     """Sizes, places and moves the objects so that none hides another and the relation is clear."""
+    for _ in range(RESTARTS):
+        objects, clear = _arrange(rng, frame, looks, fixed)
+        if clear:
+            break
+    for thing in objects:
+        thing["crosses"] = _crosses(thing, frame)
+    relation = _relation(*objects[:2], min(frame[:2])) if len(objects) > 1 else None
+    return objects, relation
+
+
+def _arrange(
+    rng: random.Random,
+    frame: Frame,
+    looks: Sequence[tuple[str, str]],
+    fixed: Mapping[str, str],
+) -> tuple[list[dict[str, Any]], bool]:
+    """The objects, placed one after the other, and whether each of them found room."""
     objects: list[dict[str, Any]] = []
+    everything = True
     for k, look in enumerate(looks):
         pins = fixed if k == 0 else {}
         for attempt in range(TRIES):
@@ -148,12 +167,12 @@ def _place(
             small, calm = attempt >= TRIES // 3, attempt >= 2 * TRIES // 3
             thing = _object(rng, frame, look, len(looks), pins, small, calm)
             clear = k != 1 or _relation(objects[0], thing, min(frame[:2])) is not None
-            if clear and all(_apart(thing, other, frame[2]) for other in objects):
+            clear = clear and all(_apart(thing, other, frame[2]) for other in objects)
+            if clear:
                 break
-        thing["crosses"] = _crosses(thing, frame)
         objects.append(thing)
-    relation = _relation(*objects[:2], min(frame[:2])) if len(objects) > 1 else None
-    return objects, relation
+        everything = everything and clear
+    return objects, everything
 
 
 def _object(

@@ -19,7 +19,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "cyan": (0, 214, 226),
     "blue": (28, 66, 236),
     "purple": (126, 28, 192),
-    "pink": (250, 104, 190),
+    "pink": (255, 92, 186),
     "white": (250, 250, 250),
     "black": (10, 10, 10),
 }

@@ -1,0 +1,231 @@
+"""What the shapes world draws: deterministic, split by combination, inside its stated bounds."""
+
+import collections
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+
+from tests.reference import shapes_supersampled as reference
+from vidsim.worlds import base
+from vidsim.worlds.shapes import scene
+from vidsim.worlds.shapes import vocabulary as v
+
+MANY = 1500
+
+
+@pytest.fixture(scope="module")
+def infos():
+    world = base.make("shapes", split="all", seed=11, size=MANY)
+    return [world.info(i) for i in range(MANY)]
+
+
+def things(infos):
+    return [(info, thing) for info in infos for thing in info.truth["objects"]]
+
+
+def test_a_clip_depends_on_its_number_alone():
+    world, again = (base.make("shapes", seed=5, size=40) for _ in range(2))
+    forward = [world.info(i) for i in range(40)]
+    backward = [again.info(i) for i in reversed(range(40))][::-1]
+    assert forward == backward
+    assert base.make("shapes", seed=5, size=400).info(17) == forward[17]
+
+
+def test_seeds_and_splits_are_different_streams():
+    truths = [
+        json.dumps([base.make("shapes", seed=s, split=p).info(i).truth for i in range(5)])
+        for s, p in itertools.product((0, 1), base.SPLITS)
+    ]
+    assert len(set(truths)) == len(truths)
+
+
+def test_indices_outside_the_world_are_refused():
+    world = base.make("shapes", size=3)
+    for i in (-1, 3):
+        with pytest.raises(IndexError):
+            world.info(i)
+
+
+def test_truth_is_plain_json(infos):
+    for info in infos[:50]:
+        assert json.loads(json.dumps(info.truth)) == info.truth
+
+
+def test_a_fifth_of_the_combinations_is_held_out():
+    combinations = list(itertools.product(v.COLOURS, v.SHAPES, v.PATTERNS))
+    held = sum(v.held_out(*combination) for combination in combinations)
+    spread = math.sqrt(0.2 * 0.8 / len(combinations))
+    assert abs(held / len(combinations) - 0.2) < 3 * spread
+    for k in range(3):  # no colour, shape or pattern is wholly in or out
+        for word in {c[k] for c in combinations}:
+            assert 0 < sum(v.held_out(*c) for c in combinations if c[k] == word) < 63
+
+
+@pytest.mark.parametrize("objects", [None, 1, 3])
+def test_splits_share_no_combination(objects):
+    seen = {}
+    for split, seed in (("train", 0), ("heldout", 0), ("heldout", 9)):
+        world = base.make("shapes", split=split, seed=seed, size=600, objects=objects)
+        seen[split, seed] = {
+            (thing["colour"], thing["shape"], world.info(i).truth["background"]["pattern"])
+            for i in range(600)
+            for thing in world.info(i).truth["objects"]
+        }
+    assert not seen["train", 0] & seen["heldout", 0]
+    assert not seen["train", 0] & seen["heldout", 9]
+    assert len(seen["heldout", 0]) > 90  # of about 126: the split is not a corner of the space
+
+
+def test_prompts_stay_in_their_split_and_keep_their_looks_at_every_size():
+    world = base.make("shapes", split="heldout", seed=2)
+    for i in range(60):
+        looks = set()
+        for height, width in ((48, 48), (96, 144), (128, 128)):
+            truth = world.scene_for(i, height=height, width=width, num_frames=9).truth
+            (thing,) = truth["objects"]
+            ground = truth["background"]
+            assert v.held_out(thing["colour"], thing["shape"], ground["pattern"])
+            look = (thing["colour"], thing["shape"], ground["pattern"], ground["tint"])
+            looks.add((*look, truth["style"]))
+        assert len(looks) == 1
+
+
+def test_pins_are_kept():
+    world = base.make("shapes", split="heldout")
+    pins = {"colour": "red", "shape": "star", "pattern": "dots", "tint": "moss", "size": "large",
+            "direction": "up-left", "speed": "fast", "style": "banded"}  # fmt: skip
+    for i in range(20):
+        truth = world.scene_for(i, height=64, width=96, num_frames=17, objects=2, **pins).truth
+        first = truth["objects"][0]
+        told = {**first, **truth["background"], "style": truth["style"]}
+        assert {name: told[name] for name in pins} == pins
+
+
+def test_sizes_and_durations_cover_the_promised_range(infos):
+    sizes = {(info.height, info.width) for info in infos}
+    assert len(sizes) >= 9
+    assert all(h % 16 == 0 and w % 16 == 0 and min(h, w) >= 48 for h, w in sizes)
+    assert max(min(size) for size in sizes) >= 128
+    for test in (lambda h, w: h < w, lambda h, w: h == w, lambda h, w: h > w):
+        assert any(test(h, w) for h, w in sizes)
+    assert {info.num_frames for info in infos} == {1, 5, 9, 17, 33}
+    assert len({info.fps for info in infos if info.num_frames > 1}) >= 3
+    assert {len(info.truth["objects"]) for info in infos} == {1, 2, 3}
+
+
+def test_weights_are_followed():
+    options = {"frames": (1, 9), "frame_weights": (1.0, 3.0)}
+    world = base.make("shapes", sizes=((48, 48), (64, 64)), **options)
+    counts = collections.Counter(world.info(i).num_frames for i in range(1200))
+    # 3 standard deviations of a binomial share of 3/4
+    assert abs(counts[9] / 1200 - 0.75) < 3 * math.sqrt(0.75 * 0.25 / 1200)
+    assert set(counts) == {1, 9}
+
+
+def test_every_word_of_the_vocabulary_is_drawn(infos):
+    drawn = collections.defaultdict(set)
+    for info, thing in things(infos):
+        for name in ("shape", "colour", "size", "direction", "speed"):
+            drawn[name].add(thing[name])
+        drawn["pattern"].add(info.truth["background"]["pattern"])
+        drawn["tint"].add(info.truth["background"]["tint"])
+        drawn["style"].add(info.truth["style"])
+        drawn["relation"].add(info.truth["relation"])
+    assert drawn["shape"] == set(v.SHAPES) and len(v.SHAPES) >= 6
+    assert drawn["colour"] == set(v.COLOURS) and len(v.COLOURS) >= 10
+    assert drawn["pattern"] == set(v.PATTERNS) and len(v.PATTERNS) >= 8
+    assert drawn["tint"] == set(v.TINTS) and drawn["style"] == set(v.STYLES)
+    assert len(v.STYLES) == 4 and len(v.DIRECTIONS) == 8
+    assert drawn["direction"] == {None, v.STILL, *v.DIRECTIONS}
+    assert drawn["relation"] == {None, *v.RELATIONS} and drawn["size"] == set(v.SIZES)
+
+
+def test_object_colours_are_far_from_each_other_and_from_every_background():
+    colours = np.array(list(v.COLOURS.values()), float)
+    grounds = np.array([
+        np.array(tint) * (1 + v.CONTRAST * tone) for tint in v.TINTS.values() for tone in (-1, 0, 1)
+    ])  # fmt: skip
+    apart = np.linalg.norm(colours[:, None] - colours[None], axis=-1)
+    assert apart[~np.eye(len(colours), dtype=bool)].min() > 90  # levels of 441 between the corners
+    assert np.linalg.norm(colours[:, None] - grounds[None], axis=-1).min() > 80
+
+
+def test_colours_in_a_scene_are_distinct(infos):
+    for info in infos:
+        colours = [thing["colour"] for thing in info.truth["objects"]]
+        assert len(set(colours)) == len(colours)
+
+
+def test_objects_cover_at_least_four_percent(infos):
+    for info, thing in things(infos)[:300]:
+        e, shape = thing["half_extent"], thing["shape"]
+        side = math.ceil(3 * e)
+        area = reference.coverage(shape, e, (side / 2, side / 2), side, side).sum()
+        share = area / (info.height * info.width)
+        low, high = v.SIZES[thing["size"]]
+        assert low * 0.98 < share < high * 1.02  # sampling error of the reference
+    assert min(low for low, _ in v.SIZES.values()) == 0.04
+
+
+def test_motion_equals_a_simulation_with_elastic_walls(infos):
+    checked = 0
+    for info, thing in things(infos):
+        if not thing["bounce"] or checked == 25:
+            continue
+        path = reference.simulate(
+            thing["start"], thing["velocity"], thing["wall"], info.num_frames
+        )
+        np.testing.assert_allclose(scene.positions(thing, info.num_frames), path, atol=1e-6)
+        checked += 1
+    assert checked == 25
+
+
+def test_motion_words_agree_with_the_path(infos):
+    for info, thing in things(infos):
+        path = scene.positions(thing, info.num_frames)
+        steps = np.diff(path, axis=0)
+        if thing["speed"] is None:
+            assert thing["direction"] == (v.STILL if info.num_frames > 1 else None)
+            assert not np.any(steps)
+            continue
+        unit = np.array(v.DIRECTIONS[thing["direction"]])
+        pace = np.hypot(*steps[0])
+        np.testing.assert_allclose(steps[0], pace * unit, atol=1e-9)
+        low, high = v.SPEEDS[thing["speed"]]
+        assert low <= pace * info.fps / min(info.height, info.width) <= high
+        turned = np.any(steps @ unit < pace * (1 - 1e-9))
+        assert turned == thing["bounce"]
+
+
+def test_centres_stay_in_the_frame_and_some_objects_cross_its_border(infos):
+    crossing = 0
+    for info, thing in things(infos):
+        y, x = scene.positions(thing, info.num_frames).T
+        assert y.min() >= 0 and x.min() >= 0 and y.max() <= info.height and x.max() <= info.width
+        e, shape = thing["half_extent"], thing["shape"]
+        outside = (
+            (y - v.UP[shape] * e).min() < -1e-6 or (x - e).min() < -1e-6
+            or (y + v.DOWN[shape] * e).max() > info.height + 1e-6
+            or (x + e).max() > info.width + 1e-6
+        )  # fmt: skip
+        assert outside == thing["crosses"]
+        crossing += outside
+    assert 0.05 < crossing / len(things(infos)) < 0.3
+
+
+def test_objects_hide_little_of_each_other_and_relations_are_true(infos):
+    for info in infos:
+        truth = info.truth
+        if len(truth["objects"]) == 1:
+            assert truth["relation"] is None
+            continue
+        (y0, x0), (y1, x1) = (thing["start"] for thing in truth["objects"][:2])
+        told = {"left of": x0 - x1, "right of": x1 - x0, "above": y0 - y1, "below": y1 - y0}
+        assert min(told, key=told.get) == truth["relation"]
+        for a, b in itertools.combinations(truth["objects"], 2):
+            for t in (0, info.num_frames - 1):
+                away = np.hypot(*(scene.positions(a, t + 1)[t] - scene.positions(b, t + 1)[t]))
+                assert away > 0.79 * (a["half_extent"] + b["half_extent"])
