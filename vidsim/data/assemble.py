@@ -25,7 +25,6 @@ class LatentSource(Protocol):
                      of the clips and their captions, as in data/index.py's `ClipIndex`
     """
 
-    hash: str
     patch: tuple[int, int, int]
     channels: int
     text_width: int
@@ -39,6 +38,9 @@ class LatentSource(Protocol):
     caption_kind: np.ndarray
     kinds: tuple[str, ...]
     text_tokens: np.ndarray
+
+    @property
+    def hash(self) -> str: ...
 
     def latents(self, pieces: np.ndarray) -> list[np.ndarray]:
         """The latent [t,h,w,c] of each of these pieces, in any float type."""

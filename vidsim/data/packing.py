@@ -5,7 +5,7 @@ are sorted, so a round is one binary search and one running minimum, whatever th
 How many rows are open together decides between two habits: few rows at a time take the largest
 clips first (first fit decreasing), many at once spread the small clips over all. Which wins depends
 on how the clip lengths divide the row, so a window is packed several times and the fewest rows are
-kept. Only integers decide, so every machine packs alike.
+kept. Whole numbers decide, so every machine packs alike.
 """
 
 from dataclasses import dataclass

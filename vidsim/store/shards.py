@@ -229,7 +229,7 @@ class LatentCache:
         self.pieces = columns
         self.clip, self.grid, self.fps = columns["clip"], columns["grid"], columns["fps"]
         self.size_HW, self.clip_key = columns["size_HW"], columns["clip_key"]
-        self.patch, self.channels = tuple(self.meta.patch), self.meta.channels
+        self.patch, self.channels = self.meta.patch, self.meta.channels
         self.text_width = self.meta.text_width
         captions = read_captions(folder)
         clips = int(max(self.clip.max(), captions["clip"].max(initial=0))) + 1
