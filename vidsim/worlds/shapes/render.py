@@ -101,7 +101,7 @@ def coverage(
         rise = math.sqrt(0.75) * x
         return low * _inside(rise - lean) * _inside(-rise - lean)
     if shape == "star":
-        return _inside(_star_distance(y, x, v.UP[shape] * e) + inset)
+        return _star(y, x, v.UP[shape] * e, inset)
     radius = np.hypot(y, x)
     disc = _inside(radius - e + inset)
     return disc * _inside(v.RING_HOLE * e - radius) if shape == "ring" else disc
@@ -194,17 +194,18 @@ def _square_wave(u: np.ndarray, period: int) -> np.ndarray:
     return np.clip(2 * (period / 4 - np.abs(u % period - period / 2)), -1, 1)
 
 
-def _star_distance(y: np.ndarray, x: np.ndarray, radius: float) -> np.ndarray:
-    """Signed distance to a five-pointed star that points up (folded into a tenth of the circle)."""
+def _star(y: np.ndarray, x: np.ndarray, radius: float, inset: float) -> np.ndarray:
+    """Coverage by a five-pointed star that points up.
+
+    The plane is folded into a tenth of the circle, beside one tip; there the star lies between the
+    tip's two edges, of which the far one matters only at the tip itself.
+    """
     cos, sin = math.cos(math.pi / 5), math.sin(math.pi / 5)
     px, py = np.abs(x), -y
     fold = 2 * np.maximum(cos * px - sin * py, 0)
     px, py = px - fold * cos, py + fold * sin
     fold = 2 * np.maximum(-cos * px - sin * py, 0)
-    px, py = px + fold * cos, py + fold * sin
-    px, py = np.abs(px), py - radius
-    edge_x, edge_y = v.STAR_INNER * sin, v.STAR_INNER * cos - 1
-    along = (px * edge_x + py * edge_y) / (edge_x**2 + edge_y**2)
-    along = np.clip(along, 0, radius)
-    away = np.hypot(px - edge_x * along, py - edge_y * along)
-    return away * np.sign(py * edge_x - px * edge_y)
+    px, py = np.abs(px + fold * cos), py + fold * sin
+    lean = math.atan2(v.STAR_INNER * sin, 1 - v.STAR_INNER * cos)  # an edge against the tip's axis
+    beside, beyond = px * math.cos(lean), (py - radius) * math.sin(lean) + inset
+    return _inside(beside + beyond) * _inside(beyond - beside)
