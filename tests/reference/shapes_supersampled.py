@@ -1,4 +1,4 @@
-"""Slow drawing of the shapes world: every pixel is the mean of many points tested by plain geometry.
+"""Slow drawing of the shapes world: every pixel is the mean of many points tested by geometry.
 
 Written from the definitions (a polygon's corners, a disc's radius), not from the renderer.
 """
