@@ -37,6 +37,7 @@ from vidsim.tasks.autoencoding import (
 )
 from vidsim.tasks.denoising import Denoising, DenoisingConfig
 from vidsim.tasks.encoding import EncodeConfig, plan_cache, write_cache
+from vidsim.train.flops import packed_work
 from vidsim.train.loop import FREE_KEYS, RunSpec, Trained, build_program, train
 from vidsim.train.optim import OptimConfig
 from vidsim.train.program import Program
@@ -246,7 +247,10 @@ def train_denoiser(run: DenoiserRun, workdir: str | Path) -> Trained:
             evaluations["validation"] = make_validation(
                 program.task, held_out, run.plan, run.validation
             )
-        return train(program, batches, run.run, folder, evaluations=evaluations, label="denoiser")
+        return train(
+            program, batches, run.run, folder,
+            evaluations=evaluations, work=packed_work(run.denoising), label="denoiser",
+        )  # fmt: skip
     finally:
         folder.close()
 
