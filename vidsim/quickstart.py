@@ -47,11 +47,17 @@ from vidsim.train.optim import OptimConfig
 from vidsim.train.validation import ValidationConfig
 
 CLIPS, HELD_OUT = 9000, 360
-WORLD = "world:shapes?split={split}&size={size}&seed={seed}&max_objects=2"
+WORLD = (
+    "world:shapes?split={split}&size={size}&seed={seed}&max_objects=2"
+    "&frames=1,5,9,17,33&frame_weights=0.42,0.28,0.2,0.06,0.04"
+)
 FULL_MINUTES = 15.0
-VAE_SHARE, DENOISER_SHARE = 0.17, 0.55  # of the minutes; the rest goes to data, samples and scores
+VAE_SHARE, DENOISER_SHARE = 0.12, 0.6  # of the minutes; the rest goes to data, samples and scores
 MIN_STEPS = 20
-BATCH = {"canvases": ((9, 48, 48), (1, 48, 48)), "batch_size": 16, "image_batch_size": 64}
+CROPS = CropConfig(
+    canvases=((9, 48, 48), (1, 48, 48)), batch_size=16, image_batch_size=64, image_share=0.15,
+    frames_as_images=True, cache_bytes=1 << 30,
+)  # fmt: skip
 
 
 PROMPTS = 288
@@ -61,8 +67,7 @@ SAMPLER = {"solver": "euler", "steps": 16, "guidance": {"scale": 3.0}}
 def vae_run(index: str, steps: int) -> VaeRun:
     """The autoencoder of the quickstart: 4x8x8, linear start, a few convolutions beside it."""
     return VaeRun(
-        data=VaeData(index, CropConfig(**BATCH, image_share=0.15, frames_as_images=True,
-                                       cache_bytes=1 << 30)),
+        data=VaeData(index, CROPS),
         autoencoding=AutoencodingConfig(
             vae=VaeConfig(latent_channels=64, base_dim=128, dim_mult=(1,), num_res_blocks=1,
                           decoder_res_blocks=1, space_down=(), time_down=(), patch=(4, 8, 8),
@@ -79,19 +84,20 @@ def denoiser_run(cache: str, held_out: str | None, steps: int) -> DenoiserRun:
     return DenoiserRun(
         data=LatentData(cache, held_out),
         denoising=DenoisingConfig(
-            dit=DiTConfig(width=256, heads=4, mlp_width=1024, layers=6, loop="unroll",
+            dit=DiTConfig(width=192, heads=4, mlp_width=768, layers=6, loop="unroll",
                           text_width=128),
             text=ByteEncoderConfig(width=128, heads=4, mlp_width=256, layers=2),
-            times=TimeConfig(base_tokens=64),
+            times=TimeConfig(base_tokens=64, base_shift=1.5),
+            prediction="residual",
             masks=MaskConfig(none=0.8, first=0.05, prefix=0.05, suffix=0.03, first_last=0.03,
                              random=0.04),
         ),
-        plan=PlanConfig(row_tokens=576, row_text=1024, row_segments=24, rows_per_step=4,
+        plan=PlanConfig(row_tokens=576, row_text=1152, row_segments=32, rows_per_step=4,
                         group_rows=2, pool_rows=256, window_clips=4096, cost_width=256),
         run=_spec(steps, 0.995),
-        optim=OptimConfig(name="muon", lr=0.01, adam_lr=0.002, warmup_steps=100,
+        optim=OptimConfig(name="muon", lr=0.02, adam_lr=0.003, warmup_steps=50,
                           schedule="wsd", decay_share=0.3),
-        captions=CaptionConfig(weights=(("short", 0.6), ("descriptive", 0.4))),
+        captions=CaptionConfig(weights=(("short", 0.85), ("descriptive", 0.15))),
         validation=ValidationConfig(batches=4),
     )  # fmt: skip
 
@@ -145,7 +151,7 @@ class Quickstart:
     def score(self, requirements: list[str], stages: Any) -> bool:
         """Runs the suites on the finished denoiser, prints their tables, writes report.html."""
         plan = self._stored()
-        settings = {
+        settings: dict[str, dict[str, Any]] = {
             "vae": {"clips": 72},
             "loss": {"clips": 144},
             "prompts": {"prompts": PROMPTS, "frames": [1, 5, 9], "sampler": SAMPLER},

@@ -142,7 +142,7 @@ def vae_program(run: VaeRun, batches: grain.MapDataset) -> Program:
     if run.autoencoding.start == "principal":
         moments = BlockMoments(task.vae)
         for step in range(PRINCIPAL_BATCHES):
-            moments.add(to_signed(batches[step]["video"]))
+            moments.add(np.asarray(to_signed(batches[step]["video"])))
         task = dataclasses.replace(task, moments=moments)
     return build_program(task, run.run, run.optim, build_mesh(run.mesh))
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vidsim.core.errors import BadInput
-from vidsim.core.trees import flatten
+from vidsim.core.trees import flatten, unflatten
 from vidsim.models.vae import Vae, VaeConfig, kl_standard_normal, preset
 from vidsim.models.vae_blocks import average_down, repeat_up
 
@@ -24,15 +24,22 @@ RESIDUAL = dataclasses.replace(
 )
 
 
+def _weight(name, shape):
+    """Drawn with the spread of a fresh kernel; gains and biases about 1 and 0, but none exactly."""
+    draw = np.random.default_rng(list(name.encode())).normal(size=shape).astype(np.float32)
+    if len(shape) == 1:
+        return name.endswith("/g") + 0.2 * draw
+    return draw / np.sqrt(np.prod(shape[:-1]))
+
+
 @functools.cache
 class Case:
     """A model with no weight left at its start value, and its compiled halves."""
 
     def __init__(self, cfg):
         self.vae = Vae(cfg)
-        leaves, tree = jax.tree.flatten(self.vae.init(jax.random.key(0)))
-        draw = np.random.default_rng(0).normal
-        self.params = tree.unflatten([x + 0.05 * draw(size=x.shape).astype("f") for x in leaves])
+        shapes = flatten(jax.eval_shape(self.vae.init, jax.random.key(0)))
+        self.params = unflatten({name: _weight(name, x.shape) for name, x in shapes.items()})
         self.encode = jax.jit(self.vae.encode)
         self.decode = jax.jit(self.vae.decode)
         shape = (2, 1 + 2 * cfg.time_stride, 32, 24, 3)  # three latent frames
@@ -136,8 +143,19 @@ def test_gradients_are_finite_and_reach_every_weight(case):
     grad = jax.jit(jax.grad(loss))
     for name, g in flatten(grad(case.params, case.video)).items():
         assert np.all(np.isfinite(g)) and np.any(g != 0), name
-    flat = grad(case.vae.init(jax.random.key(1)), jnp.zeros_like(case.video))
+    without_bias = jax.tree.map(lambda x: x if x.ndim > 1 else jnp.round(x), case.params)
+    flat = grad(without_bias, jnp.zeros_like(case.video))
     assert all(np.all(np.isfinite(g)) for g in flatten(flat).values())
+
+
+def test_fresh_weights_keep_the_size_of_things():
+    """Latents and pixels of a fresh model have a spread near 1: neither dead nor exploding."""
+    vae = Vae(preset("tiny"))
+    params = vae.init(jax.random.key(0))
+    video = np.random.default_rng(0).uniform(-1, 1, (1, 5, 16, 16, 3)).astype("f")
+    mean, _ = vae.encode(params, video)
+    assert 0.1 < np.std(mean) < 10
+    assert 0.1 < np.std(vae.decode(params, np.asarray(mean / np.std(mean)))) < 10
 
 
 def test_every_weight_names_its_axes(case):

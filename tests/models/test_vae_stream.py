@@ -24,9 +24,10 @@ RESIDUAL = dataclasses.replace(preset("tiny"), dim_mult=(1, 1), residual=True)
 @pytest.fixture(scope="module", params=[PLAIN, RESIDUAL], ids=["plain", "residual"])
 def case(request):
     vae = Vae(request.param)
-    leaves, tree = jax.tree.flatten(vae.init(jax.random.key(0)))
+    shapes, tree = jax.tree.flatten(jax.eval_shape(vae.init, jax.random.key(0)))
     draw = np.random.default_rng(0).normal
-    params = tree.unflatten([x + 0.05 * draw(size=x.shape).astype("f") for x in leaves])
+    weights = [draw(size=x.shape) / np.sqrt(np.prod(x.shape[:-1])) for x in shapes]
+    params = tree.unflatten([w.astype("f") for w in weights])
     video = np.random.default_rng(1).uniform(-1, 1, (1, 17, SIZE, SIZE, 3)).astype("f")
     mean, logvar = jax.jit(vae.encode)(params, video)
     return vae, params, video, mean, logvar, np.asarray(jax.jit(vae.decode)(params, mean))

@@ -298,7 +298,7 @@ def test_sampling_a_packed_batch_follows_the_exact_flow_of_each_clip(prediction)
     [
         ({"text_drop_prob": 1.2}, "DenoisingConfig.text_drop_prob: 1.2"),
         ({"weighting": "clips"}, "DenoisingConfig.weighting: 'clips'; did you mean 'clip'"),
-        ({"prediction": "noise"}, "DenoisingConfig.prediction: 'noise'; known: eps, v, x"),
+        ({"prediction": "noise"}, "DenoisingConfig.prediction: 'noise'; known: eps, "),
         ({"time_floor": 0.0}, "DenoisingConfig.time_floor: 0.0"),
     ],
 )

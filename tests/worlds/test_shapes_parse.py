@@ -220,7 +220,7 @@ def test_folding_gains_equal_the_direct_sum(pattern):
     tone, weight = rng.normal(0, 1, (40, 56)), rng.integers(0, 2, (40, 56)).astype(float)
     centred = tone - (weight * tone).sum() / weight.sum()
     gains = read_background._folded_gains(centred, weight, 16)
-    (gain, (dy, dx)), = [(g, s) for p, g, s in gains if p == pattern]
+    ((gain, (dy, dx)),) = [(g, s) for p, g, s in gains if p == pattern]
     direct = {
         (y, x): read_background._gain(
             centred, weight, render.pattern_tone(pattern, 40, 56, 16, (y, x))

@@ -175,9 +175,7 @@ def test_motion_equals_a_simulation_with_elastic_walls(infos):
     for info, thing in things(infos):
         if not thing["bounce"] or checked == 25:
             continue
-        path = reference.simulate(
-            thing["start"], thing["velocity"], thing["wall"], info.num_frames
-        )
+        path = reference.simulate(thing["start"], thing["velocity"], thing["wall"], info.num_frames)
         np.testing.assert_allclose(scene.positions(thing, info.num_frames), path, atol=1e-6)
         checked += 1
     assert checked == 25

@@ -25,8 +25,8 @@ def run(args: argparse.Namespace) -> int:
 
     console = Console()
     if args.index:
-        config = from_dict(EncodeConfig, override({}, args.settings), "encode")
-        inspection.show_index(console, ClipIndex.open(args.index), config)
+        encode = from_dict(EncodeConfig, override({}, args.settings), "encode")
+        inspection.show_index(console, ClipIndex.open(args.index), encode)
     else:
         config = build_run(override(load_experiment(args.config), args.settings))
         inspection.show_run(console, config, args.all)

@@ -21,23 +21,23 @@ def counter(label: str, unit: str) -> Iterator[Show]:
     """Shows a count, its rate and the time left until the block ends."""
     start = time.perf_counter()
     terminal = sys.stderr.isatty()
-    last = [0.0, ""]
+    last_s, shown = [0.0], [""]
 
     def show(done: int, total: int | None, **counts: int) -> None:
         now = time.perf_counter()
         over = total is not None and done >= total
         every = TERMINAL_EVERY_S if terminal else LOG_EVERY_S
-        if now - last[0] < every and not over:
+        if now - last_s[0] < every and not over:
             return
         line = _line(label, unit, done, total, now - start, counts)
-        last[:] = [now, line]
+        last_s[0], shown[0] = now, line
         print(f"\r\x1b[K{line}" if terminal else line, end="" if terminal else "\n",
               file=sys.stderr, flush=True)  # fmt: skip
 
     try:
         yield show
     finally:
-        if terminal and last[1]:
+        if terminal and shown[0]:
             print(file=sys.stderr)
 
 

@@ -21,7 +21,7 @@ def read_requests(args: argparse.Namespace) -> list[Request]:
     path = pathlib.Path(args.prompts)
     if not path.is_file():
         raise bad("--prompts", f"no file {path}", "a prompt a line, or JSON lines")
-    requests = []
+    requests: list[Request] = []
     for number, line in enumerate(path.read_text().splitlines(), 1):
         if line.strip():
             where = f"{path.name} line {number}"

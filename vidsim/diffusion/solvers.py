@@ -179,7 +179,7 @@ def integrate(
     state = solver.init(noise, grid[0])
 
     def advance(carry, times):
-        x, state = solver.step(denoise, lift, carry[0], *times, carry[1])
+        x, state = solver.step(denoise, lift, carry[0], times[0], times[1], carry[1])
         return (x, state), None
 
     carry = (noise, state)

@@ -144,7 +144,9 @@ def read_clips(
     def one(pair: tuple[np.ndarray, Mapping[str, Any]]) -> dict[str, float]:
         return world.compare(world.parse(pair[0]), dict(pair[1]))
 
-    rows = []
+    rows: list[dict[str, float]] = []
+    if progress:
+        progress(0, len(videos))
     # Parsing is numpy on small arrays, which lets other threads run for part of the time.
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         for row in pool.map(one, zip(videos, truths, strict=True)):

@@ -133,6 +133,8 @@ def sample_latents(
         layout.rows[start : start + config.max_rows]
         for start in range(0, len(layout.rows), config.max_rows)
     ]
+    if progress:
+        progress("denoise", 0, len(batches) * config.steps)
     latents: dict[int, np.ndarray] = {}
     patch = model.task.cfg.latent.patch
     for number, rows in enumerate(batches):

@@ -83,12 +83,14 @@ def decode_clips(
     """Pixels of each clip.
 
     latents   float32 [t,h,w,c] each, raw (as the encoder's mean), of any size
-    progress  called with (clips done, clips)
+    progress  called with (clips done, clips), first with none done
     Returns   uint8 [1 + (t - 1) * time_stride, H, W, 3] each
     """
     shapes = [latent.shape[:3] for latent in latents]
     stride = vae.cfg.time_stride, vae.cfg.space_stride
     videos: dict[int, np.ndarray] = {}
+    if progress:
+        progress(0, len(latents))
     for job in plan_jobs(shapes, stride, cfg):
         frames = 1 + (max(shapes[i][0] for i in job.clips) - 1)
         canvas_Bthwc = np.zeros((job.batch, frames, *job.canvas, latents[0].shape[-1]), np.float32)
@@ -134,6 +136,8 @@ def encode_clips(
         for v in videos
     ]
     latents: dict[int, np.ndarray] = {}
+    if progress:
+        progress(0, len(videos))
     for job in plan_jobs(shapes, (time_stride, space_stride), cfg):
         frames = 1 + (max(shapes[i][0] for i in job.clips) - 1) * time_stride
         sides = job.canvas[0] * space_stride, job.canvas[1] * space_stride

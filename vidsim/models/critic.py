@@ -185,9 +185,7 @@ def _conv2d(x: jax.Array, weights: Mapping[str, jax.Array], name: str) -> jax.Ar
         if part not in weights:
             raise bad("perceptual", f"weight {part!r} missing", nearest(part, weights))
     w = jnp.asarray(weights[f"{name}.weight"], jnp.float32).transpose(2, 3, 1, 0)
-    y = lax.conv_general_dilated(
-        x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    y = lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     return y + jnp.asarray(weights[f"{name}.bias"], jnp.float32).reshape(1, 1, 1, -1)
 
 

@@ -40,9 +40,7 @@ class ResBlock(nn.Module):
         y = x
         for i, cin in ((1, self.cin), (2, self.cout)):
             y = nn.silu(ChannelNorm(cin, eps=plan.norm_eps, name=f"norm{i}")(y))
-            conv = CausalConv(
-                cin, self.cout, dtype=plan.compute, method=plan.conv, name=f"conv{i}"
-            )
+            conv = CausalConv(cin, self.cout, dtype=plan.compute, method=plan.conv, name=f"conv{i}")
             y = conv(y, mask, first)
         if self.cin != self.cout:
             x = CausalConv(self.cin, self.cout, (1, 1, 1), dtype=plan.compute, name="short")(x)
@@ -239,9 +237,9 @@ class Decoder(nn.Module):
             self.latent, self.latent, (1, 1, 1), ("latent", None),
             dtype=plan.compute, name="unmoments",
         )(x)  # fmt: skip
-        x = CausalConv(
-            self.latent, widths[0], axes=("latent", "conv_out"), name="conv_in", **make
-        )(x, mask, first)
+        x = CausalConv(self.latent, widths[0], axes=("latent", "conv_out"), name="conv_in", **make)(
+            x, mask, first
+        )
         if plan.middle:
             x = Middle(plan, widths[0], name="middle")(x, mask, first)
         spaces, times = (*plan.space_down[::-1], False), (*plan.time_down[::-1], False)

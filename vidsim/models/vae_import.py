@@ -172,9 +172,7 @@ def _decoder(cfg: VaeConfig) -> Iterator[Pair]:
     for i, cout in enumerate(widths[1:]):
         ours, block = f"decoder/stage{i}", f"decoder.up_blocks.{i}"
         for j in range(cfg.decoder_res_blocks):
-            yield from _res(
-                f"{ours}/res{j}", f"{block}.resnets.{j}", cin if j == 0 else cout, cout
-            )
+            yield from _res(f"{ours}/res{j}", f"{block}.resnets.{j}", cin if j == 0 else cout, cout)
         cin = cout
         if i < len(widths) - 2:
             up = f"{block}.upsampler" if cfg.residual else f"{block}.upsamplers.0"

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from vidsim.core.errors import bad, nearest
-from vidsim.nn.attention_cpu import LOW, SAVED, attend_blocks, live_pairs
+from vidsim.nn.attention_cpu import LOW, SAVED, LivePairs, attend_blocks, live_pairs
 from vidsim.parallel.rules import Rules
 
 
@@ -153,6 +153,15 @@ def _dense(
     return checkpoint_name(out.astype(v_RMAE.dtype), SAVED)
 
 
+def _blocks(
+    q_RNAE: jax.Array, k_RMAE: jax.Array, v_RMAE: jax.Array, pairs: LivePairs
+) -> jax.Array:
+    """On CPU small bfloat16 products are slower than float32 ones, so the blocks are float32."""
+    dtype = jnp.float32 if current_platform() == "cpu" else v_RMAE.dtype
+    q_RNAE, k_RMAE, v = (x.astype(dtype) for x in (q_RNAE, k_RMAE, v_RMAE))
+    return attend_blocks(q_RNAE, k_RMAE, v, pairs).astype(v_RMAE.dtype)
+
+
 def _dense_segments(
     q_segment_RN: jax.Array, k_segment_RM: jax.Array, platform: str, dtype: Any
 ) -> tuple[jax.Array, jax.Array]:
@@ -175,5 +184,5 @@ def _blocks_segments(
 
 IMPLEMENTATIONS: dict[str, Implementation] = {
     "dense": Implementation(_dense_segments, _dense, local=False),
-    "cpu_blocks": Implementation(_blocks_segments, attend_blocks, local=True),
+    "cpu_blocks": Implementation(_blocks_segments, _blocks, local=True),
 }

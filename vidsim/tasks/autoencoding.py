@@ -173,7 +173,7 @@ class Autoencoding:
             weights |= {"adversarial": cfg.critic_weight, "critic": 1.0}
         total = jnp.maximum(batch["num_clips"], 1.0)
         metrics = {name: jnp.sum(term_B) / total for name, term_B in terms_B.items()}
-        loss = sum(weights[name] * value for name, value in metrics.items())
+        loss = jnp.sum(jnp.stack([weights[name] * value for name, value in metrics.items()]))
         psnr_B = psnr(_clip_mean(jnp.square(jnp.clip(made, -1.0, 1.0) - video)))
         return loss, metrics | {"loss": loss, "psnr": jnp.sum(psnr_B) / total}
 

@@ -33,6 +33,8 @@ from vidsim.models.text import ByteEncoder, ByteEncoderConfig
 from vidsim.tasks.base import Batch, Metrics, Params
 from vidsim.tasks.prompting import Text, drop_captions
 
+RESIDUAL = "residual"
+
 
 @dataclasses.dataclass(frozen=True)
 class DenoisingConfig:
@@ -45,7 +47,9 @@ class DenoisingConfig:
     masks           which frames are given in training
     text_drop_prob  share of clips trained on the empty caption, for guidance
     weighting       "clip" or "token", see `diffusion.losses.step_loss`
-    prediction      what the network's output means: "x", "v" or "eps"; everything outside sees x
+    prediction      what the network's output means: "x", "v" or "eps", or "residual": x less what a
+                    unit Gaussian's posterior mean already tells, in units of its deviation (see
+                    `residual_scales`); everything outside sees x
     time_floor      floor on t in the velocity weight 1 / t^2 (arXiv:2511.13720 uses 0.05)
     """
 
@@ -63,7 +67,7 @@ class DenoisingConfig:
         where = "DenoisingConfig"
         if not 0.0 <= self.text_drop_prob <= 1.0:
             raise bad(f"{where}.text_drop_prob", f"{self.text_drop_prob}", "a share from 0 to 1")
-        for field, known in (("weighting", WEIGHTINGS), ("prediction", TARGETS)):
+        for field, known in (("weighting", WEIGHTINGS), ("prediction", (*TARGETS, RESIDUAL))):
             if getattr(self, field) not in known:
                 value = getattr(self, field)
                 raise bad(f"{where}.{field}", f"{value!r}", nearest(value, known))
@@ -218,6 +222,9 @@ class Denoising:
             action_RN=batch["action"],
         ).astype(jnp.float32)
         t_RN = spread(t_RS, segment_RN)
+        if self.cfg.prediction == RESIDUAL:
+            skip_RN1, scale_RN1 = residual_scales(t_RN[..., None])
+            return skip_RN1 * x_t_RNP + scale_RN1 * output_RNP
         return self.flow.convert(output_RNP, self.cfg.prediction, "x", x_t_RNP, t_RN)
 
     def prepare(self, params: Params, batch: Batch, guidance: GuidanceConfig) -> Text:
@@ -316,6 +323,17 @@ class Denoising:
         predicted_RNP = self.predict(params, batch, text, x_t_RNP, t_RS, condition_RN)
         error_RN = token_errors(predicted_RNP, x_RNP) * velocity_weight(t_RN, self.cfg.time_floor)
         return clip_losses(error_RN, real_RN & ~condition_RN, segment_RN, t_RS.shape[1])
+
+
+def residual_scales(t: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(skip, scale) of x = skip x_t + scale output, for data of zero mean and unit variance.
+
+    skip x_t is E[x | x_t] of a unit Gaussian and scale the deviation of x from it, so the output
+    has unit variance at every time and a network narrower than a patch need not copy its input.
+    Source: arXiv:2206.00364 eq. 7 and appendix B.6, for the straight-line process.
+    """
+    power = jnp.square(1.0 - t) + jnp.square(t)
+    return (1.0 - t) / power, t * jax.lax.rsqrt(power)
 
 
 def batch_noise(key: jax.Array, batch: Batch) -> jax.Array:

@@ -65,8 +65,8 @@ def pattern_tone(
         tone = 1 - 2 * _inside(np.hypot(away_y, away_x) - DOT * period)
     elif pattern == "grid":  # dark lines
         gap = (1 - LINE) / 2 * period
-        cells = (_inside(np.abs(u % period - period / 2) - gap) for u in (y_H1, x_1W))
-        tone = 2 * math.prod(cells) - 1
+        cell_y, cell_x = (_inside(np.abs(u % period - period / 2) - gap) for u in (y_H1, x_1W))
+        tone = 2 * cell_y * cell_x - 1
     else:
         tone = np.zeros((1, 1), np.float32)
     return np.broadcast_to(np.asarray(tone, np.float32), (height, width))

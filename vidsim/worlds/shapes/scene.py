@@ -147,7 +147,9 @@ def _place(
             break
     for thing in objects:
         thing["crosses"] = _crosses(thing, frame)
-    relation = _relation(*objects[:2], min(frame[:2])) if len(objects) > 1 else None
+    relation = None
+    if len(objects) > 1:
+        relation = _relation(objects[0], objects[1], min(frame[:2]))
     return objects, relation
 
 

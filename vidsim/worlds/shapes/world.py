@@ -58,9 +58,7 @@ class ShapesWorld:
             raise bad("shapes", f"mix {self.mix!r}", nearest(self.mix, v.MIXES))
         if self.size < 1:
             raise bad("shapes", f"size {self.size}", "1 clip or more")
-        count = self.max_objects if self.objects is None else self.objects
-        if not 1 <= count <= 3:
-            raise bad("shapes", f"{count} objects", "1 to 3")
+        check_count(self.max_objects if self.objects is None else self.objects)
         sizes, frames = v.MIXES[self.mix]
         chosen_sizes = _chosen("sizes", self.sizes, "size_weights", self.size_weights, sizes)
         chosen_frames = _chosen("frames", self.frames, "frame_weights", self.frame_weights, frames)
@@ -102,21 +100,24 @@ class ShapesWorld:
         height: int,
         width: int,
         num_frames: int,
-        objects: int = 1,
+        objects: int | None = None,
         **fixed: str,
     ) -> base.ClipInfo:
         """The i-th evaluation prompt of this seed and split, at a chosen size and duration.
 
-        fixed  pinned attributes: pattern, tint and style of the scene; shape, colour, size,
-               direction and speed of its first object. The scene is otherwise the same function of
-               (seed, split, i): one i gives the same looks at every size.
+        objects  how many; None: as many as the world's own `objects`, or 1
+        fixed    pinned attributes: pattern, tint and style of the scene; shape, colour, size,
+                 direction and speed of its first object. Otherwise the scene is a function of
+                 (seed, split, i): one i gives the same looks at every size.
         Raises BadInput for an impossible size, duration, attribute or word
         """
         check_size(height, width)
         check_frames(num_frames)
         check_pins(fixed)
+        count = objects or self.objects or 1
+        check_count(count)
         rng = random.Random(stable_hash("shapes prompt", self.seed, self.split, i))
-        return self._info(rng, height, width, num_frames, objects, fixed)
+        return self._info(rng, height, width, num_frames, count, fixed)
 
     def render(self, truth: Mapping[str, Any]) -> np.ndarray:
         return drawing.render(truth)
@@ -169,6 +170,12 @@ def check_size(height: int, width: int) -> None:
             f"multiples of {ALIGN}, at least {SHORT}, sides at most 1:{ASPECT}",
             f"nearest {near[0]}x{near[1]}",
         )
+
+
+def check_count(count: int) -> None:
+    """Refuses a number of objects that the world does not draw."""
+    if not 1 <= count <= 3:
+        raise bad("shapes", f"{count} objects", "1 to 3")
 
 
 def check_frames(num_frames: int) -> None:
