@@ -92,7 +92,7 @@ def decode_clips(
     if progress:
         progress(0, len(latents))
     for job in plan_jobs(shapes, stride, cfg):
-        frames = 1 + (max(shapes[i][0] for i in job.clips) - 1)
+        frames = max(shapes[i][0] for i in job.clips)
         canvas_Bthwc = np.zeros((job.batch, frames, *job.canvas, latents[0].shape[-1]), np.float32)
         for b, i in enumerate(job.clips):
             t, h, w = shapes[i]
