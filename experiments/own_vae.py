@@ -1,0 +1,28 @@
+"""An autoencoder for a small folder of one's own videos.
+
+Purpose   4x8x8 autoencoder that starts at the principal components of the folder's own pixels
+Command   vidsim train --config=experiments/own_vae.py --workdir runs/own/vae \
+              data.index=videos/index.parquet
+Hardware  2 CPU cores, 4 GiB
+Cost      about 10 minutes
+Reaches   26 dB on later frames of a handful of clips of about 96 pixels (vidsim eval --suite vae)
+Variants  :debug, a few steps
+"""
+
+from vidsim.config import override, to_dict
+from vidsim.quickstart import vae_run
+
+
+def get_config(variant: str = "") -> dict:
+    """The configuration as plain data; clips need at least 9 frames of 64x64 pixels."""
+    if variant not in ("", "debug"):
+        raise ValueError(f"experiments/own_vae.py: unknown variant {variant!r}; known: debug")
+    config = to_dict(vae_run("runs/own/index.parquet", 3 if variant == "debug" else 1500))
+    return override(
+        config,
+        [
+            "data.crops.canvases=((9, 64, 64), (1, 64, 64))",
+            "data.crops.batch_size=8",
+            "data.crops.image_batch_size=32",
+        ],
+    )
