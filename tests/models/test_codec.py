@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.generate.tiny_generator import VAE, vae_params
 from vidsim.core.errors import BadInput
 from vidsim.models.codec import (
     CodecConfig,
@@ -13,21 +14,15 @@ from vidsim.models.codec import (
     to_float,
     to_uint8,
 )
-from vidsim.models.vae import Vae, VaeConfig
 from vidsim.models.vae_stream import decode_chunk
 
-# Stride 2x4x4, one stage of one block: compiles fast.
-VAE = Vae(
-    VaeConfig(latent_channels=3, base_dim=8, dim_mult=(1,), num_res_blocks=1, decoder_res_blocks=1,
-              space_down=(), time_down=(), patch=(2, 4, 4), mid_attention=False)
-)  # fmt: skip
 # Canvas and batch change the order of float32 sums in convolutions, nothing else.
 FLOAT32_STEPS = 2e-5
 
 
 @pytest.fixture(scope="module")
 def params():
-    return jax.jit(VAE.init)(jax.random.key(0))
+    return vae_params()
 
 
 def clips() -> list[np.ndarray]:
