@@ -46,7 +46,7 @@ from vidsim.train.loop import RunSpec
 from vidsim.train.optim import OptimConfig
 from vidsim.train.validation import ValidationConfig
 
-CLIPS, HELD_OUT = 9000, 360
+CLIPS, HELD_OUT = 8000, 360
 WORLD = (
     "world:shapes?split={split}&size={size}&seed={seed}&max_objects=2"
     "&frames=1,5,9,17,33&frame_weights=0.42,0.28,0.2,0.06,0.04"

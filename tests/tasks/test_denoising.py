@@ -21,7 +21,7 @@ from vidsim.diffusion.segments import spread
 from vidsim.diffusion.solvers import integrate, make_solver
 from vidsim.diffusion.times import TimeConfig, time_grid
 from vidsim.models.latents import LatentConfig
-from vidsim.tasks.denoising import batch_noise
+from vidsim.tasks.denoising import batch_noise, residual_scales
 
 SUM = 2e-5  # relative; float32 sums in another order
 CLIPS = some_clips()
@@ -262,7 +262,23 @@ class GaussianDit:
         return ref.gaussian_x(x_RNP, jnp.maximum(t_RN, 1e-6), 0.8, 0.5)
 
 
-@pytest.mark.parametrize("prediction", ["x", "v", "eps"])
+def test_residual_is_what_a_unit_gaussian_leaves_open():
+    """For x ~ N(0, 1): skip x_t is E[x | x_t], and (x - skip x_t) / scale has unit variance and no
+    correlation with x_t, at every time."""
+    times = np.array([0.0, 0.1, 0.35, 0.5, 0.8, 1.0])
+    skip, scale = (np.asarray(a, float) for a in residual_scales(jnp.asarray(times, jnp.float32)))
+    for x_t in (-2.0, 0.3, 1.7):
+        np.testing.assert_allclose(
+            skip * x_t, ref.gaussian_x(x_t, np.maximum(times, 1e-9), 0.0, 1.0), atol=1e-6
+        )
+    # x_t = (1 - t) x + t eps with independent unit x and eps: variances and covariance by hand
+    power = (1 - times) ** 2 + times**2
+    left = 1 - 2 * skip * (1 - times) + skip**2 * power
+    np.testing.assert_allclose(left, scale**2, atol=1e-6)
+    np.testing.assert_allclose((1 - times) - skip * power, 0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("prediction", ["x", "v", "eps", "residual"])
 def test_sampling_a_packed_batch_follows_the_exact_flow_of_each_clip(prediction):
     task = make_task(
         prediction=prediction, times=TimeConfig(base_tokens=4, base_shift=1.5, max_shift=9.0)
@@ -274,6 +290,9 @@ def test_sampling_a_packed_batch_follows_the_exact_flow_of_each_clip(prediction)
         def apply(self, params, x, text, *, levels_RK, level_index_RN, **given):
             x_hat = exact.apply(params, x, text, levels_RK=levels_RK, level_index_RN=level_index_RN)
             t = jnp.take_along_axis(levels_RK, level_index_RN, 1)
+            if prediction == "residual":
+                skip, scale = residual_scales(t[..., None])
+                return (x_hat - skip * x) / jnp.maximum(scale, 1e-6)
             return task.flow.convert(x_hat, "x", prediction, x, t)
 
     task.__dict__["dit"] = Converted()

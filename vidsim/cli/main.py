@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 
 import vidsim
-from vidsim.cli.run import split_settings
 from vidsim.core.errors import BadInput, nearest
+from vidsim.core.exits import RunEnded
 
 COMMANDS = {
     "quickstart": "train a small VAE and denoiser on CPU, sample, score, write report.html",
@@ -48,12 +48,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser(words).parse_args(words)
     try:
         return int(args.run(args) or 0)
+    except RunEnded as end:
+        print(f"vidsim {args.command}: {end}", file=sys.stderr)
+        return end.code
     except BadInput as error:
         print(f"vidsim {args.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"vidsim {args.command}: interrupted", file=sys.stderr)
         return 130
+
+
+def split_settings(words: list[str]) -> list[str]:
+    """Turns --config.a.b=value into the plain setting a.b=value; leaves everything else."""
+    return [w.removeprefix("--config.") if w.startswith("--config.") else w for w in words]
 
 
 def _quiet() -> None:

@@ -2,8 +2,6 @@
 
 import argparse
 
-from vidsim.cli.run import run_and_report
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
@@ -22,4 +20,5 @@ def run(args: argparse.Namespace) -> int:
     from vidsim.runs import build_run, run_training
 
     data = override(load_experiment(args.config), args.settings)
-    return run_and_report("train", lambda: run_training(build_run(data), args.workdir))
+    run_training(build_run(data), args.workdir)
+    return 0

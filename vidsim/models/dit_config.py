@@ -29,7 +29,7 @@ class DiTConfig:
     dtype            operands of products and the residual stream: float32 or bfloat16
     attention        an implementation of vidsim.nn.attention, or auto
     remat            none, full or save_attention
-    loop             scan (one block is compiled) or unroll (faster steps on CPU)
+    loop             scan (one block is compiled) or unroll (all are; see vidsim.nn.stack)
     """
 
     patch_width: int = 64
@@ -114,8 +114,8 @@ PRESETS: dict[str, DiTConfig] = {
     "wan-5b": _wan(3072, 30, 24, 14336, 192),
     "wan-14b": _wan(5120, 40, 40, 13824, 64),
     "tiny": DiTConfig(width=64, heads=2, mlp_width=128, layers=2, freq_width=32, text_width=32),
-    "laptop-s": DiTConfig(width=192, heads=4, mlp_width=768, layers=6, loop="unroll"),
-    "laptop-m": DiTConfig(width=256, heads=4, mlp_width=1024, layers=8, loop="unroll"),
+    "laptop-s": DiTConfig(width=192, heads=4, mlp_width=768, layers=6),
+    "laptop-m": DiTConfig(width=256, heads=4, mlp_width=1024, layers=8),
 }
 
 

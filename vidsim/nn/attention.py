@@ -153,9 +153,7 @@ def _dense(
     return checkpoint_name(out.astype(v_RMAE.dtype), SAVED)
 
 
-def _blocks(
-    q_RNAE: jax.Array, k_RMAE: jax.Array, v_RMAE: jax.Array, pairs: LivePairs
-) -> jax.Array:
+def _blocks(q_RNAE: jax.Array, k_RMAE: jax.Array, v_RMAE: jax.Array, pairs: LivePairs) -> jax.Array:
     """On CPU small bfloat16 products are slower than float32 ones, so the blocks are float32."""
     dtype = jnp.float32 if current_platform() == "cpu" else v_RMAE.dtype
     q_RNAE, k_RMAE, v = (x.astype(dtype) for x in (q_RNAE, k_RMAE, v_RMAE))
