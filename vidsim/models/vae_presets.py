@@ -15,9 +15,11 @@ PRESETS: dict[str, VaeConfig] = {
         latent_channels=4, base_dim=16, dim_mult=(1, 2), num_res_blocks=1, decoder_res_blocks=1,
         space_down=(True,), time_down=(True,), patch=(2, 4, 4),
     ),
+    # the patch compresses, starting from principal components; convolutions sharpen: 4x8x8
     "laptop": VaeConfig(
-        latent_channels=32, base_dim=192, dim_mult=(1,), num_res_blocks=1, decoder_res_blocks=2,
-        space_down=(), time_down=(), patch=(4, 8, 8), mid_attention=False, conv="winograd",
+        latent_channels=64, base_dim=128, dim_mult=(1,), num_res_blocks=1, decoder_res_blocks=1,
+        space_down=(), time_down=(), patch=(4, 8, 8), middle=False, edge_kernel=1, linear=True,
+        mid_attention=False,
     ),
 }  # fmt: skip
 
