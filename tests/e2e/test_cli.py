@@ -1,6 +1,7 @@
 """The command as a user types it: help, refusals in one line, a tiny road to a video."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -20,6 +21,7 @@ def _vidsim(*words, cwd=ROOT):
     return subprocess.run(
         [sys.executable, "-m", "vidsim", *map(str, words)],
         capture_output=True, text=True, timeout=300, cwd=cwd,
+        env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"},
     )  # fmt: skip
 
 

@@ -235,14 +235,13 @@ class DiT:
             Inputs(cfg), params["inputs"], patches_RNP, text_RME, levels_RK, patch_segment_RN,
             fps_RS, size_RS2, action_RN,
         )  # fmt: skip
-        how = {"implementation": cfg.attention, "dtype": compute_dtype(cfg.dtype)}
         context = BlockContext(
             six_RK6D=six,
             level_index_RN=level_index_RN,
             text_RMD=text,
             turn=rotation(position_RN3, axis_widths(cfg.head_width), cfg.theta),
-            within=plan_attention(patch_segment_RN, patch_segment_RN, **how),
-            across=plan_attention(patch_segment_RN, text_segment_RM, **how),
+            within=plan_attention(patch_segment_RN, patch_segment_RN, implementation=cfg.attention),
+            across=plan_attention(patch_segment_RN, text_segment_RM, implementation=cfg.attention),
         )
         block = lambda p, x: _call(Block(cfg), p, x, context)  # noqa: E731
         x = constrain(x, ROWS_TOKENS)

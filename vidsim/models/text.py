@@ -123,9 +123,7 @@ class _Network(nn.Module):
         self, text_ids_RM: jax.Array, segment_RM: jax.Array, position_RM: jax.Array
     ) -> jax.Array:
         cfg, e = self.cfg, self.cfg.width
-        plan = plan_attention(
-            segment_RM, segment_RM, implementation=cfg.attention, dtype=compute_dtype(cfg.dtype)
-        )
+        plan = plan_attention(segment_RM, segment_RM, implementation=cfg.attention)
         turn = rotation(position_RM[..., None], (e // cfg.heads,))
         x = Embed(cfg.vocab, e, ("vocab", "text"), nn.initializers.normal(1.0), name="bytes")(
             text_ids_RM

@@ -21,7 +21,7 @@ from vidsim.parallel.rules import Rules
 class Implementation(NamedTuple):
     """How to attend.
 
-    prepare  (q_segment_RN, k_segment_RM, platform, dtype) -> arrays, each with rows first
+    prepare  (q_segment_RN, k_segment_RM, platform) -> arrays, each with rows first
     run      (q_RNAE, k_RMAE, v_RMAE, arrays) -> out_RNAE
     local    run must see whole rows on one device
     """
@@ -42,29 +42,27 @@ class AttentionPlan:
 jax.tree_util.register_dataclass(AttentionPlan, ["arrays"], ["implementation"])
 
 
-def implementation_for(
-    platform: str, n: int = 2**30, m: int = 2**30, dtype: Any = jnp.float32
-) -> str:
+def implementation_for(platform: str, n: int = 2**30, m: int = 2**30) -> str:
     """The implementation that "auto" means on a platform, for rows of n queries and m keys.
 
-    Tiny rows go to "dense": the blocks' loop costs more than the masked products save. Forward and
-    backward in ms (CPU, R rows of N = M tokens, A heads of E, segments of `len` tokens):
+    Tiny rows go to "dense": the blocks' loop costs more than the masked products save. Processor
+    time of forward and backward in ms (R rows of N = M tokens, A heads of E, segments of `len`):
 
-    | R x N, A x E, len         | float32 dense, blocks of 64, 128, 256 | bfloat16 the same   |
-    |---------------------------|---------------------------------------|---------------------|
-    | 8 x 64, 4 x 32, 9-64      | 0.5, 1.0, 2.6, 8.5                    | 0.7, 1.4, 4.1, 9.0  |
-    | 8 x 128, 4 x 32, 9-100    | 1.3, 3.0, 2.5, 8.5                    | 2.0, 5.9, 5.3, 14.7 |
-    | 8 x 256, 4 x 32, 9-200    | 5.6, 7.0, 8.7, 11.4                   | 8.1, 19, 18, 8.8    |
-    | 8 x 512, 4 x 64, 64-200   | 56, 30, 37, 39                        | 69, 37, 34, 40      |
-    | 8 x 512, 4 x 64, 500-512  | 58, 61, 57, 56                        | 69, 70, 55, 66      |
-    | 2 x 4096, 6 x 64, 256-1024| 1458, 280, 354, 266                   | 1772, 344, 412, 251 |
+    | R x N, A x E, len        | float32 dense, blocks of 64, 128, 256 | bfloat16 the same |
+    |--------------------------|---------------------------------------|-------------------|
+    | 8 x 128, 4 x 32, 9-100   | 2, 4, 4, 12                           | 2, 4, 6, 12       |
+    | 8 x 256, 4 x 32, 9-200   | 10, 9, 8, 14                          | 12, 7, 10, 16     |
+    | 8 x 512, 4 x 64, 9-200   | 105, 34, 45, 75                       | 117, 35, 44, 67   |
+    | 8 x 512, 4 x 64, 64-200  | 106, 33, 44, 70                       | 116, 31, 45, 69   |
+    | 8 x 512, 4 x 64, 500-512 | 105, 70, 62, 69                       | 111, 69, 62, 69   |
+    | 2 x 2048, 4 x 64, 64-400 | 377, 67, 60, 100                      | 427, 70, 57, 90   |
 
+    Blocks of 256 keep two threads busy where those of 64 keep one, so long rows take them.
     Raises BadInput for an unknown platform.
     """
     if platform not in ("cpu", "gpu", "cuda", "rocm", "tpu"):
         raise bad("attention", f"platform {platform!r}", "cpu, gpu or tpu")
-    tiny = 128**2 if jnp.dtype(dtype).itemsize == 4 else 256**2
-    return "dense" if n * m <= tiny else "cpu_blocks"
+    return "dense" if n * m <= 128 * 128 else "cpu_blocks"
 
 
 def current_platform() -> str:
@@ -79,24 +77,22 @@ def plan_attention(
     k_segment_RM: jax.Array,
     *,
     implementation: str = "auto",
-    dtype: Any = jnp.float32,
 ) -> AttentionPlan:
     """Everything that depends on segments alone.
 
     q_segment_RN, k_segment_RM  int, 0 = padding, otherwise ids 1.. in row order
     implementation              a key of IMPLEMENTATIONS or "auto" (see `implementation_for`)
-    dtype                       of the queries, keys and values to come
     Raises                      BadInput for an unknown implementation
     """
     platform = current_platform()
     name = implementation
     if name == "auto":
-        name = implementation_for(platform, q_segment_RN.shape[1], k_segment_RM.shape[1], dtype)
+        name = implementation_for(platform, q_segment_RN.shape[1], k_segment_RM.shape[1])
     if name not in IMPLEMENTATIONS:
         raise bad(
             "attention", f"implementation {name!r}", nearest(name, (*IMPLEMENTATIONS, "auto"))
         )
-    arrays = IMPLEMENTATIONS[name].prepare(q_segment_RN, k_segment_RM, platform, dtype)
+    arrays = IMPLEMENTATIONS[name].prepare(q_segment_RN, k_segment_RM, platform)
     return AttentionPlan(name, arrays)
 
 
@@ -130,9 +126,7 @@ def attend(
     implementation: str = "auto",
 ) -> jax.Array:
     """`plan_attention` and `attend_planned` in one call, for a single use of the segments."""
-    plan = plan_attention(
-        q_segment_RN, k_segment_RM, implementation=implementation, dtype=q_RNAE.dtype
-    )
+    plan = plan_attention(q_segment_RN, k_segment_RM, implementation=implementation)
     return attend_planned(q_RNAE, k_RMAE, v_RMAE, plan)
 
 
@@ -161,22 +155,15 @@ def _blocks(q_RNAE: jax.Array, k_RMAE: jax.Array, v_RMAE: jax.Array, pairs: Live
 
 
 def _dense_segments(
-    q_segment_RN: jax.Array, k_segment_RM: jax.Array, platform: str, dtype: Any
+    q_segment_RN: jax.Array, k_segment_RM: jax.Array, platform: str
 ) -> tuple[jax.Array, jax.Array]:
     return q_segment_RN, k_segment_RM
 
 
-def _blocks_segments(
-    q_segment_RN: jax.Array, k_segment_RM: jax.Array, platform: str, dtype: Any
-) -> Any:
+def _blocks_segments(q_segment_RN: jax.Array, k_segment_RM: jax.Array, platform: str) -> Any:
     """Block sizes by static shape: see the table of `implementation_for`."""
     longest = max(q_segment_RN.shape[1], k_segment_RM.shape[1])
-    if platform != "cpu":
-        block = 512
-    elif longest > 2048:
-        block = 256
-    else:
-        block = 64 if jnp.dtype(dtype).itemsize == 4 else 128
+    block = 512 if platform != "cpu" else 256 if longest > 2048 else 64
     return live_pairs(q_segment_RN, k_segment_RM, block, block)
 
 

@@ -132,7 +132,7 @@ def keep(module: nn.Module, past_BTHWC: jax.Array) -> None:
 
 def kept(module: nn.Module) -> jax.Array:
     """The frames stored by the chunk before. Raises BadInput when there is none."""
-    past = module.get_variable("stream", "past")
+    past: Any = module.get_variable("stream", "past")
     if past is None:
         raise bad("chunk", "continues a clip, but no state was given", change="pass the state")
     return past
