@@ -148,6 +148,7 @@ def test_gradients_are_finite_and_reach_every_weight(case):
     assert all(np.all(np.isfinite(g)) for g in flatten(flat).values())
 
 
+@pytest.mark.slow  # drawing weights takes long to compile
 def test_fresh_weights_keep_the_size_of_things():
     """Latents and pixels of a fresh model have a spread near 1: neither dead nor exploding."""
     vae = Vae(preset("tiny"))
