@@ -21,8 +21,7 @@ from vidsim.data.crops import CropConfig, crop_batches
 from vidsim.data.index import ClipIndex
 from vidsim.data.pipeline import make_plan, packed_batches
 from vidsim.data.plan import Plan, PlanConfig
-from vidsim.models.codec import encode_clips
-from vidsim.models.latents import LatentConfig, LatentMoments
+from vidsim.models.latents import LatentConfig
 from vidsim.models.vae import Vae, VaeConfig
 from vidsim.models.vae_linear import BlockMoments
 from vidsim.parallel.mesh import MeshConfig, build_mesh
@@ -37,6 +36,7 @@ from vidsim.tasks.autoencoding import (
 )
 from vidsim.tasks.denoising import Denoising, DenoisingConfig
 from vidsim.tasks.encoding import EncodeConfig, plan_cache, write_cache
+from vidsim.tasks.latent_facts import latent_facts
 from vidsim.train.flops import packed_work
 from vidsim.train.loop import FREE_KEYS, RunSpec, Trained, build_program, train
 from vidsim.train.optim import OptimConfig
@@ -157,30 +157,8 @@ def vae_batches(run: VaeRun, index: ClipIndex) -> grain.MapDataset:
 
 def export_vae(run: VaeRun, index: ClipIndex, params: Any, folder: Path) -> str:
     """Measures the latents over clips spread through the index and saves the autoencoder."""
-    task = Autoencoding(run.autoencoding)
-    moments = latent_moments(task, params, index, run.data.statistics_clips)
-    std = np.sqrt(moments.square / max(moments.count, 1))
-    facts = {"mean": moments.mean.tolist(), "std": std.tolist(), "clips": run.data.statistics_clips}
+    facts = latent_facts(Vae(run.autoencoding.vae), params, index, run.data.statistics_clips)
     return save_model(folder, to_dict(run.autoencoding.vae), jax.device_get(params), facts)
-
-
-def latent_moments(task: Autoencoding, params: Any, index: ClipIndex, clips: int) -> LatentMoments:
-    """Mean and deviation of each latent channel over evenly spread clips, aligned to the grid."""
-    cfg = task.cfg.vae
-    rows = np.unique(np.linspace(0, len(index) - 1, min(clips, len(index))).astype(int))
-    videos = []
-    for row in rows.tolist():
-        height, width = (int(s) // cfg.space_stride * cfg.space_stride
-                         for s in (index.height[row], index.width[row]))  # fmt: skip
-        if height and width:
-            frames = (
-                1 + min(int(index.num_frames[row]) - 1, 32) // cfg.time_stride * cfg.time_stride
-            )
-            videos.append(index.read(row, 0, frames, crop=(0, 0, height, width)))
-    moments = LatentMoments(cfg.latent_channels)
-    for latent in encode_clips(task.vae, params, videos):
-        moments.add(latent)
-    return moments
 
 
 def encode_index(
@@ -218,7 +196,10 @@ def encode_index(
 
 def resolve_denoiser(run: DenoiserRun, cache: LatentCache) -> DenoiserRun:
     """Fills in what the cache decides: patch width, latent statistics, the VAE's identity."""
-    latent = LatentConfig(cache.patch, cache.meta.latent_mean, cache.meta.latent_std)
+    meta = cache.meta
+    latent = LatentConfig(
+        cache.patch, meta.latent_mean, meta.latent_std, meta.latent_gain or (1.0,)
+    )
     text = run.denoising.text
     width = math.prod(cache.patch) * cache.channels
     dit = dataclasses.replace(

@@ -1,5 +1,7 @@
 """Condition masks: the named kinds, their weights, and independence from packing."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +21,7 @@ from vidsim.diffusion.masks import (
 )
 
 KEY = jax.random.key(0)
-CLIPS = 4000
+CLIPS, MOST = 3000, 9
 NOTHING = dict.fromkeys(KINDS, 0.0)
 
 
@@ -27,20 +29,32 @@ def _only(kind, **more):
     return MaskConfig(**{**NOTHING, kind: 1.0}, **more)
 
 
-def _frames_given(cfg, frames, clips=300):
-    """bool[clips, frames]: what is given in each of many one-segment rows of one token a frame."""
-    clip_key = jnp.arange(1, clips + 1, dtype=jnp.uint32)[:, None]
-    count = jnp.full((clips, 1), frames, jnp.int32)
-    segment = jnp.ones((clips, frames), jnp.int32)
-    frame = jnp.tile(jnp.arange(frames)[None], (clips, 1))
+@functools.partial(jax.jit, static_argnums=0)
+def _given(cfg, clip_key, count):
+    """One-segment rows of one token a frame, MOST frames and padding behind the clip's end."""
+    frame = jnp.broadcast_to(jnp.arange(MOST)[None], (CLIPS, MOST))
+    segment = (frame < count).astype(jnp.int32)
     mask = draw_masks(cfg, KEY, clip_key, count)
-    return np.asarray(condition_tokens(mask, KEY, clip_key, segment, frame, count))
+    return condition_tokens(mask, KEY, clip_key, segment, frame, count)
+
+
+def _frames_given(cfg, frames):
+    """bool[CLIPS, frames]: what is given in each of many clips."""
+    clip_key = jnp.arange(1, CLIPS + 1, dtype=jnp.uint32)[:, None]
+    given = np.asarray(_given(cfg, clip_key, jnp.full((CLIPS, 1), frames, jnp.int32)))
+    assert not given[:, frames:].any(), "padding is never given"
+    return given[:, :frames]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _kinds(cfg, frames):
+    return draw_kinds(cfg, per_clip(KEY, jnp.arange(CLIPS, dtype=jnp.uint32)),
+                      jnp.full((CLIPS,), frames))  # fmt: skip
 
 
 def test_kinds_are_drawn_by_their_weights():
     cfg = MaskConfig(none=4, first=1, prefix=2, suffix=1, first_last=1, random=1)
-    keys = per_clip(KEY, jnp.arange(CLIPS, dtype=jnp.uint32))
-    kinds = np.asarray(draw_kinds(cfg, keys, jnp.full((CLIPS,), 9)))
+    kinds = np.asarray(_kinds(cfg, 9))
     share = np.bincount(kinds, minlength=6) / CLIPS
     # five standard deviations of a share of n draws
     np.testing.assert_allclose(share, np.array([4, 1, 2, 1, 1, 1]) / 10, atol=5 * 0.5 / CLIPS**0.5)
@@ -48,12 +62,9 @@ def test_kinds_are_drawn_by_their_weights():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_weight_of_zero_is_never_drawn(kind):
-    keys = per_clip(KEY, jnp.arange(CLIPS, dtype=jnp.uint32))
     cfg = MaskConfig(**{**dict.fromkeys(KINDS, 0.3), kind: 0.0})
-    assert KINDS.index(kind) not in np.asarray(draw_kinds(cfg, keys, jnp.full((CLIPS,), 9)))
-    assert set(np.asarray(draw_kinds(_only(kind), keys, jnp.full((CLIPS,), 9)))) == {
-        KINDS.index(kind)
-    }
+    assert KINDS.index(kind) not in np.asarray(_kinds(cfg, 9))
+    assert set(np.asarray(_kinds(_only(kind), 9)).tolist()) == {KINDS.index(kind)}
 
 
 def test_kinds_give_the_frames_they_name():
@@ -66,7 +77,7 @@ def test_kinds_give_the_frames_they_name():
 
 @pytest.mark.parametrize("kind", ["prefix", "suffix"])
 def test_prefix_and_suffix_lengths_are_uniform(kind):
-    given = _frames_given(_only(kind), 5, clips=CLIPS)
+    given = _frames_given(_only(kind), 5)
     given = given if kind == "prefix" else given[:, ::-1]
     length = given.sum(1)
     assert (given == (np.arange(5)[None] < length[:, None])).all()
@@ -76,7 +87,7 @@ def test_prefix_and_suffix_lengths_are_uniform(kind):
 
 
 def test_random_gives_any_subset_but_never_all_or_nothing():
-    given = _frames_given(_only("random"), 3, clips=CLIPS)
+    given = _frames_given(_only("random"), 3)
     subsets = {tuple(row) for row in given}
     assert len(subsets) == 2**3 - 2, "every subset except none and all"
     rate = given.mean(0)
@@ -108,6 +119,12 @@ def test_fixed_masks_equal_the_slow_sets(head, tail, given):
     np.testing.assert_array_equal(np.asarray(made)[0], want)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _packed(cfg, clip_key, segment, frame, count):
+    mask = draw_masks(cfg, KEY, clip_key, count)
+    return condition_tokens(mask, KEY, clip_key, segment, frame, count)
+
+
 def test_all_tokens_of_a_frame_go_together_and_packing_changes_nothing():
     cfg = MaskConfig()
     rng = np.random.default_rng(0)
@@ -124,9 +141,7 @@ def test_all_tokens_of_a_frame_go_together_and_packing_changes_nothing():
             frame[0, at : at + n] = np.repeat(np.arange(frames[clip]), 3)
             clip_key[0, slot], count[0, slot] = keys[clip], frames[clip]
             at += n
-        arrays = [jnp.asarray(a) for a in (clip_key, segment, frame, count)]
-        mask = draw_masks(cfg, KEY, arrays[0], arrays[3])
-        return np.asarray(condition_tokens(mask, KEY, *arrays)), segment
+        return np.asarray(_packed(cfg, clip_key, segment, frame, count)), segment
 
     together, segment = draw(list(range(12))[::-1], 14, 12 * 18 + 5)
     for slot, clip in enumerate(list(range(12))[::-1]):
@@ -139,8 +154,8 @@ def test_all_tokens_of_a_frame_go_together_and_packing_changes_nothing():
 
 
 def test_kinds_too_long_for_a_clip_become_none():
-    keys = per_clip(KEY, jnp.arange(200, dtype=jnp.uint32))
-    assert (np.asarray(draw_kinds(_only("first_last"), keys, jnp.full((200,), 2))) == 0).all()
+    assert (np.asarray(_kinds(_only("first_last"), 2)) == 0).all()
+    assert (np.asarray(_kinds(_only("first_last"), 3)) > 0).all()
 
 
 def test_mask_is_a_plain_tree_of_arrays():

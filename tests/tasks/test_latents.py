@@ -76,3 +76,12 @@ def test_statistics_of_another_vae_are_refused():
         LatentConfig((1, 2, 2), (0.0,), (0.0,))
     with pytest.raises(BadInput, match="no latents gathered"):
         LatentMoments(3).config((1, 2, 2))
+
+
+def test_channel_weights_follow_the_gain():
+    cfg = LatentConfig((1, 1, 2), (0.0, 0.0), (1.0, 1.0), (3.0, 1.0))
+    np.testing.assert_allclose(channel_weights(cfg, 4, 0.0), [1, 1, 1, 1])
+    # squared gains 9 and 1 to the power 1, scaled to mean 1; channels vary fastest in a patch
+    np.testing.assert_allclose(channel_weights(cfg, 4, 1.0), [1.8, 0.2, 1.8, 0.2], rtol=1e-6)
+    with pytest.raises(BadInput, match="gain"):
+        LatentConfig((1, 1, 1), (0.0, 0.0), (1.0, 1.0), (1.0, 2.0, 3.0))

@@ -41,10 +41,13 @@ def velocity_weight(t: jax.Array, floor: float) -> jax.Array:
     return 1.0 / jnp.square(jnp.maximum(t, floor))
 
 
-def token_errors(predicted_RNP: jax.Array, target_RNP: jax.Array) -> jax.Array:
-    """Squared error of each token, mean over its P numbers, in float32. Returns f32[R,N]."""
+def token_errors(
+    predicted_RNP: jax.Array, target_RNP: jax.Array, weight_P: jax.Array | None = None
+) -> jax.Array:
+    """Squared error of each token, (weighted) mean over its P numbers, in float32; f32[R,N]."""
     error = predicted_RNP.astype(jnp.float32) - target_RNP.astype(jnp.float32)
-    return jnp.mean(jnp.square(error), axis=-1)
+    square = jnp.square(error)
+    return jnp.mean(square if weight_P is None else square * weight_P[None, None], axis=-1)
 
 
 def clip_losses(

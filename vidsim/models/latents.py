@@ -21,11 +21,14 @@ class LatentConfig:
 
     patch      (pt, ph, pw) latent cells in one patch
     mean, std  of each latent channel over the training clips; one number serves all channels
+    gain       rms change of the decoded pixels for a change of one std in each channel; one number
+               weighs all channels alike
     """
 
     patch: tuple[int, int, int] = (1, 2, 2)
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+    gain: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
         if len(self.patch) != 3 or min(self.patch) < 1:
@@ -36,6 +39,8 @@ class LatentConfig:
                 f"{len(self.mean)} means and {len(self.std)} standard deviations",
                 "one of each for every latent channel",
             )
+        if len(self.gain) not in (1, len(self.mean)) or min(self.gain) <= 0.0:
+            raise bad("LatentConfig.gain", f"{self.gain}", "one positive number, or one a channel")
         if not all(np.isfinite(self.mean)) or not all(0.0 < s < np.inf for s in self.std):
             raise bad("LatentConfig.std", f"{self.std}", "finite means, finite positive stds")
 
@@ -61,6 +66,16 @@ def _tables(cfg: LatentConfig, patches: jax.Array) -> tuple[jax.Array, jax.Array
     )
     shape = (1,) * (patches.ndim - 1) + (width,)
     return mean.reshape(shape), std.reshape(shape)
+
+
+def channel_weights(cfg: LatentConfig, width: int, exponent: float) -> jax.Array:
+    """Weights f32[P] of a patch's numbers with mean 1: the squared gain to the power `exponent`.
+
+    exponent  0 weighs all channels alike, 1 as their error shows in pixels
+    """
+    power = jnp.asarray(cfg.gain, jnp.float32) ** (2.0 * exponent)
+    power = jnp.tile(power, width // len(cfg.gain))
+    return power / jnp.mean(power)
 
 
 def normalise(cfg: LatentConfig, patches: jax.Array) -> jax.Array:

@@ -54,6 +54,7 @@ class CacheMeta:
     patch              latent cells per token (t, h, w)
     channels           latent channels
     dtype              float16, bfloat16 or float32: latents and embeddings on disk
+    latent_gain   how much each channel moves pixels; empty where it was not measured
     latent_mean, latent_std   per channel, of the VAE's checkpoint
     captions_hash      hash of the captions; the writer fills it in
     """
@@ -71,6 +72,7 @@ class CacheMeta:
     dtype: str
     latent_mean: tuple[float, ...]
     latent_std: tuple[float, ...]
+    latent_gain: tuple[float, ...] = ()
     captions_hash: str = ""
 
     def __post_init__(self) -> None:
@@ -189,7 +191,7 @@ def read_meta(folder: pathlib.Path) -> tuple[CacheMeta, int]:
     try:
         body = json.loads(path.read_bytes())
         found, shards, meta = body["format"], int(body["shards"]), dict(body["meta"])
-        for name in ("patch", "latent_mean", "latent_std"):
+        for name in ("patch", "latent_mean", "latent_std", "latent_gain"):
             meta[name] = tuple(meta[name])
         parsed = CacheMeta(**meta) if found == FORMAT else None
     except (ValueError, KeyError, TypeError) as error:

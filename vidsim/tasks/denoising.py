@@ -28,7 +28,7 @@ from vidsim.diffusion.segments import spread
 from vidsim.diffusion.solvers import Denoise, hold
 from vidsim.diffusion.times import TimeConfig, sample_times
 from vidsim.models.dit import DiT, DiTConfig
-from vidsim.models.latents import LatentConfig, check_width, normalise
+from vidsim.models.latents import LatentConfig, channel_weights, check_width, normalise
 from vidsim.models.text import ByteEncoder, ByteEncoderConfig
 from vidsim.tasks.base import Batch, Metrics, Params
 from vidsim.tasks.prompting import Text, drop_captions
@@ -50,6 +50,8 @@ class DenoisingConfig:
     prediction      what the network's output means: "x", "v" or "eps", or "residual": x less what a
                     unit Gaussian's posterior mean already tells, in units of its deviation (see
                     `residual_scales`); everything outside sees x
+    channel_weight  exponent of each latent channel's gain in the training loss: 0 all alike, 1 as
+                    their error shows in pixels; the validation loss weighs all alike
     time_floor      floor on t in the velocity weight 1 / t^2 (arXiv:2511.13720 uses 0.05)
     """
 
@@ -61,6 +63,7 @@ class DenoisingConfig:
     text_drop_prob: float = 0.1
     weighting: str = "clip"
     prediction: str = "x"
+    channel_weight: float = 0.0
     time_floor: float = 0.05
 
     def __post_init__(self) -> None:
@@ -144,6 +147,7 @@ class Denoising:
             stream(seed, "denoise/noise", step),
             condition_RN,
             given_noise_RS,
+            channel_weights(cfg.latent, batch["patches"].shape[-1], cfg.channel_weight),
         )
         num_clips, num_tokens = batch["num_clips"], batch["num_tokens"]
         loss = step_loss(clips, cfg.weighting, num_clips, num_tokens)
@@ -312,6 +316,7 @@ class Denoising:
         noise_key: jax.Array,
         condition_RN: jax.Array,
         given_noise_RS: jax.Array,
+        weight_P: jax.Array | None = None,
     ) -> ClipLoss:
         """Noises the batch's patches, predicts them and collects the error of each clip."""
         segment_RN = batch["patch_segment"]
@@ -321,7 +326,9 @@ class Denoising:
         level_RN = jnp.where(condition_RN, spread(given_noise_RS, segment_RN), t_RN)
         x_t_RNP = self.flow.mix(x_RNP, batch_noise(noise_key, batch), level_RN)
         predicted_RNP = self.predict(params, batch, text, x_t_RNP, t_RS, condition_RN)
-        error_RN = token_errors(predicted_RNP, x_RNP) * velocity_weight(t_RN, self.cfg.time_floor)
+        error_RN = token_errors(predicted_RNP, x_RNP, weight_P) * velocity_weight(
+            t_RN, self.cfg.time_floor
+        )
         return clip_losses(error_RN, real_RN & ~condition_RN, segment_RN, t_RS.shape[1])
 
 

@@ -72,7 +72,7 @@ def plan_cache(
 ) -> EncodePlan:
     """Cuts the pieces, counts the captions and opens the cache folder.
 
-    statistics  {"mean": [c], "std": [c]} of the VAE's latents
+    statistics  {"mean": [c], "std": [c], "gain": [c]} of the VAE's latents; gain may be absent
     Raises      BadInput when the index was counted by another tokenizer, nothing remains, the
                 folder holds another cache, or the disk is too small
     """
@@ -88,6 +88,7 @@ def plan_cache(
         text_hash=f"{tokenizer.hash}-{config.max_text}", text="bytes", text_width=0,
         patch=geometry.patch, channels=vae.cfg.latent_channels, dtype=config.dtype,
         latent_mean=tuple(statistics["mean"]), latent_std=tuple(statistics["std"]),
+        latent_gain=tuple(statistics.get("gain", ())),
     )  # fmt: skip
     columns = pieces.columns() | {"clip_key": pieces.keys(index.clip_id)}
     writer = CacheWriter(out, meta, columns, index.clip_id, captions, config.shards)

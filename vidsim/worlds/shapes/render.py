@@ -131,7 +131,7 @@ def companion(colour: str, style: str) -> tuple[float, float, float]:
     if colour == "black":
         return 62.0, 62.0, 62.0
     if colour == "white":
-        share = 0.2 if style == "outlined" else 0.7
+        share = 0.2 if style == "outlined" else 0.76
     else:
         share = 0.35 if style == "outlined" else 0.62
     return share * red, share * green, share * blue
