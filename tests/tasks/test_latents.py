@@ -6,7 +6,13 @@ import pytest
 
 from vidsim.core.errors import BadInput
 from vidsim.core.patching import patchify
-from vidsim.models.latents import LatentConfig, LatentMoments, denormalise, normalise
+from vidsim.models.latents import (
+    LatentConfig,
+    LatentMoments,
+    channel_weights,
+    denormalise,
+    normalise,
+)
 
 RNG = np.random.default_rng(0)
 ROUND = 1e-6  # one float32 rounding of numbers of size 10
