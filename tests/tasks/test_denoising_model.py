@@ -123,10 +123,9 @@ def test_dropping_a_caption_is_predicting_from_the_empty_prompt():
     assert np.abs(np.asarray(predict(batch, none) - predict(batch, every))).max() > 1e-3
 
 
-@pytest.mark.parametrize("scale", [1.0, 2.5])
-def test_guided_prediction_of_a_clip_is_the_same_in_any_packing(scale):
+def test_guided_prediction_of_a_clip_is_the_same_in_any_packing():
     task, params, _, _ = _task()
-    guidance = GuidanceConfig(scale=scale, rescale=0.5)
+    guidance = GuidanceConfig(scale=2.5, rescale=0.5)
     found = {}
 
     @jax.jit
@@ -152,6 +151,7 @@ def test_guided_prediction_of_a_clip_is_the_same_in_any_packing(scale):
         np.testing.assert_allclose(a, b, atol=2e-5, err_msg=f"clip {place}")
 
 
+@pytest.mark.slow
 def test_captions_of_a_frozen_encoder():
     """With text vectors from outside, a dropped clip sees the learned vector and nothing else."""
     task = Denoising(DenoisingConfig(DIT, None, LatentConfig((1, 1, 1)), text_drop_prob=1.0))
