@@ -88,7 +88,7 @@ def denoiser_run(cache: str, held_out: str | None, steps: int) -> DenoiserRun:
                           text_width=128),
             text=ByteEncoderConfig(width=128, heads=4, mlp_width=256, layers=2),
             times=TimeConfig(base_tokens=64, base_shift=1.5),
-            prediction="residual", channel_weight=0.5,
+            prediction="residual", channel_weight=0.7,
             masks=MaskConfig(none=0.8, first=0.05, prefix=0.05, suffix=0.03, first_last=0.03,
                              random=0.04),
         ),
