@@ -164,12 +164,33 @@ def test_auto_is_named_by_platform_and_shape():
     assert attention.implementation_for("cpu") == "cpu_blocks"
     assert attention.implementation_for("cpu", 64, 64) == "dense"
     assert attention.current_platform() == "cpu"
-    with pytest.raises(BadInput, match="attention: platform 'quantum'"):
+    assert attention.implementation_for("tpu", 64, 64) == "tpu_splash"
+    with pytest.raises(BadInput, match="attention: no implementation for platform 'quantum'"):
         attention.implementation_for("quantum")
     ids = jnp.ones((1, 4), jnp.int32)
+    assert attention.plan_attention(ids, ids, platform="tpu").implementation == "tpu_splash"
+    with pytest.raises(BadInput, match="'tpu_splash' on platform 'cpu'; tpu_splash runs on tpu"):
+        attention.plan_attention(ids, ids, implementation="tpu_splash")
     assert attention.plan_attention(ids, ids).implementation == "dense"
     with pytest.raises(BadInput, match="attention: implementation 'cpu_block'.*cpu_blocks"):
         attention.plan_attention(ids, ids, implementation="cpu_block")
+
+
+@pytest.mark.parametrize(
+    "row, longest, message",
+    [
+        ([1, 1, 3, 0], None, "id 3 follows 1 in row 1 at token 2"),
+        ([1, 0, 2, 0], None, "id 2 follows 0 in row 1 at token 2"),
+        ([1, 2, 1, 0], None, "id 1 follows 2 in row 1 at token 2"),
+        ([2, 2, 0, 0], None, "id 2 follows 0 in row 1 at token 0"),
+        ([1, 2, 2, 2], 2, "a clip of 3 tokens in row 1; at most 2"),
+    ],
+)
+def test_rows_that_kernels_would_get_wrong_are_refused_on_the_host(row, longest, message):
+    fine = [1, 1, 2, 0]
+    attention.refuse_bad_rows(np.array([fine, [0, 0, 0, 0], [1, 2, 3, 4]]), 2)
+    with pytest.raises(BadInput, match=message):
+        attention.refuse_bad_rows(np.array([fine, row]), longest)
 
 
 def mesh_of_eight():

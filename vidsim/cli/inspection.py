@@ -12,6 +12,7 @@ from vidsim.data.geometry import make_pieces
 from vidsim.data.index import ClipIndex
 from vidsim.data.plan_report import recommend_row_length
 from vidsim.models.dit_config import matmul_flops
+from vidsim.nn.attention import implementation_for
 from vidsim.parallel.mesh import build_mesh
 from vidsim.parallel.rules import Rules, shardings
 from vidsim.runs import DenoiserRun, Run
@@ -29,7 +30,7 @@ def show_run(console: Console, run: Run, everything: bool) -> None:
     params = jax.eval_shape(task.init, jax.random.key(0))
     axes = task.param_axes()
     rows = describe(run.optim, params, axes)
-    places = flatten(shardings(Rules(), build_mesh(run.mesh), axes, params))
+    places = flatten(shardings(Rules(), build_mesh(run.parallel), axes, params))
     if everything:
         table = Table("weight", "shape", "optimizer", "rate", "decay", "axes", "sharding")
         for row in rows:
@@ -58,6 +59,10 @@ def show_run(console: Console, run: Run, everything: bool) -> None:
 def _show_flops(console: Console, run: DenoiserRun) -> None:
     cost, plan = matmul_flops(run.denoising.dit), run.plan
     n = plan.row_tokens
+    platform = jax.devices()[0].platform
+    name = run.denoising.dit.attention
+    chosen = implementation_for(platform, n, n) if name == "auto" else name
+    console.print(f"attention {chosen} on {platform} ({name!r} in the configuration)")
     linear = 3 * n * cost.patch_token
     whole = 3 * n * n * cost.self_pair
     console.print(

@@ -1,34 +1,42 @@
 """Attention within the segments of packed rows, by named implementations.
 
 A plan holds what depends on the segments alone; a model makes it once a step, outside its blocks,
-and every block attends with it. Padding (segment 0) gives zeros and receives zero gradients.
-Neighbouring segments change nothing as long as they are finite.
+and every block attends with it. Which implementation runs follows from the platform of the mesh's
+devices and stands in the plan by name; a platform without one is an error. Padding (segment 0)
+gives zeros and receives zero gradients. Neighbouring segments change nothing while they are finite.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from vidsim.core.errors import bad, nearest
 from vidsim.nn.attention_cpu import LOW, SAVED, LivePairs, attend_blocks, live_pairs
+from vidsim.nn.attention_tpu import attend_splash, splash_tables
 from vidsim.parallel.rules import Rules
+
+PLATFORMS = ("cpu", "tpu")
 
 
 class Implementation(NamedTuple):
     """How to attend.
 
-    prepare  (q_segment_RN, k_segment_RM, platform) -> arrays, each with rows first
-    run      (q_RNAE, k_RMAE, v_RMAE, arrays) -> out_RNAE
-    local    run must see whole rows on one device
+    prepare    (q_segment_RN, k_segment_RM, longest) -> arrays, each with rows first
+    run        (q_RNAE, k_RMAE, v_RMAE, arrays) -> out_RNAE
+    local      run must see whole rows on one device
+    platforms  where it runs
     """
 
     prepare: Callable[..., Any]
     run: Callable[..., jax.Array]
     local: bool
+    platforms: tuple[str, ...] = PLATFORMS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +53,9 @@ jax.tree_util.register_dataclass(AttentionPlan, ["arrays"], ["implementation"])
 def implementation_for(platform: str, n: int = 2**30, m: int = 2**30) -> str:
     """The implementation that "auto" means on a platform, for rows of n queries and m keys.
 
-    Tiny rows go to "dense": the blocks' loop costs more than the masked products save. Processor
-    time of forward and backward in ms (R rows of N = M tokens, A heads of E, segments of `len`):
+    On CPU tiny rows go to "dense": the blocks' loop costs more than the masked products save.
+    Processor time of forward and backward in ms (R rows of N = M tokens, A heads of E, segments of
+    `len`):
 
     | R x N, A x E, len        | float32 dense, blocks of 64, 128, 256 | bfloat16 the same |
     |--------------------------|---------------------------------------|-------------------|
@@ -58,11 +67,13 @@ def implementation_for(platform: str, n: int = 2**30, m: int = 2**30) -> str:
     | 2 x 2048, 4 x 64, 64-400 | 377, 67, 60, 100                      | 427, 70, 57, 90   |
 
     Blocks of 256 keep two threads busy where those of 64 keep one, so long rows take them.
-    Raises BadInput for an unknown platform.
+    Raises BadInput for a platform without an implementation.
     """
-    if platform not in ("cpu", "gpu", "cuda", "rocm", "tpu"):
-        raise bad("attention", f"platform {platform!r}", "cpu, gpu or tpu")
-    return "dense" if n * m <= 128 * 128 else "cpu_blocks"
+    if platform == "cpu":
+        return "dense" if n * m <= 128 * 128 else "cpu_blocks"
+    if platform == "tpu":
+        return "tpu_splash"
+    raise bad("attention", f"no implementation for platform {platform!r}", "cpu or tpu")
 
 
 def current_platform() -> str:
@@ -77,14 +88,22 @@ def plan_attention(
     k_segment_RM: jax.Array,
     *,
     implementation: str = "auto",
+    platform: str | None = None,
+    longest: int | None = None,
 ) -> AttentionPlan:
     """Everything that depends on segments alone.
 
     q_segment_RN, k_segment_RM  int, 0 = padding, otherwise ids 1.. in row order
     implementation              a key of IMPLEMENTATIONS or "auto" (see `implementation_for`)
-    Raises                      BadInput for an unknown implementation
+    platform                    of the devices that will attend; None: the current mesh's. Under
+                                ahead-of-time compilation that is not the default backend's.
+    longest                     most tokens of a segment where queries and keys are the same tokens,
+                                None for no limit; kernels with tables cover no more than that, so
+                                check rows on the host with `refuse_bad_rows`
+    Raises                      BadInput for an unknown implementation, one that does not run on the
+                                platform, and a platform without any
     """
-    platform = current_platform()
+    platform = current_platform() if platform is None else platform
     name = implementation
     if name == "auto":
         name = implementation_for(platform, q_segment_RN.shape[1], k_segment_RM.shape[1])
@@ -92,8 +111,39 @@ def plan_attention(
         raise bad(
             "attention", f"implementation {name!r}", nearest(name, (*IMPLEMENTATIONS, "auto"))
         )
-    arrays = IMPLEMENTATIONS[name].prepare(q_segment_RN, k_segment_RM, platform)
-    return AttentionPlan(name, arrays)
+    how = IMPLEMENTATIONS[name]
+    if platform not in how.platforms:
+        allowed = f"{name} runs on {', '.join(how.platforms)}"
+        raise bad("attention", f"{name!r} on platform {platform!r}", allowed, "choose 'auto'")
+    return AttentionPlan(name, how.prepare(q_segment_RN, k_segment_RM, longest))
+
+
+def refuse_bad_rows(
+    segment_RN: np.ndarray, longest: int | None = None, where: str = "patch_segment"
+) -> None:
+    """Host check of what the kernels take for granted and would get silently wrong.
+
+    Raises BadInput unless ids ascend from 1, zeros stand at the end only, and no segment has more
+    than `longest` tokens.
+    """
+    ids = np.asarray(segment_RN, np.int64)
+    jump = np.diff(ids, axis=1, prepend=0)
+    row, at = np.nonzero(((jump < 0) | (jump > 1)) & (ids > 0))
+    zero_row, zero_at = np.nonzero((ids[:, :-1] == 0) & (ids[:, 1:] > 0))
+    for r, n in (*zip(row, at, strict=True), *zip(zero_row, zero_at + 1, strict=True)):
+        raise bad(
+            where, f"id {ids[r, n]} follows {ids[r, n - 1] if n else 0} in row {r} at token {n}",
+            "ids ascend by one from 1, and 0 only at the end",
+        )  # fmt: skip
+    if longest is None:
+        return
+    for r, line in enumerate(ids):
+        most = int(np.bincount(line)[1:].max(initial=0))
+        if most > longest:
+            raise bad(
+                where, f"a clip of {most:,} tokens in row {r}", f"at most {longest:,}",
+                "raise the longest clip that attention is told of",
+            )  # fmt: skip
 
 
 def attend_planned(
@@ -122,12 +172,12 @@ def attend(
     v_RMAE: jax.Array,
     q_segment_RN: jax.Array,
     k_segment_RM: jax.Array,
-    *,
-    implementation: str = "auto",
+    **choice: Any,
 ) -> jax.Array:
-    """`plan_attention` and `attend_planned` in one call, for a single use of the segments."""
-    plan = plan_attention(q_segment_RN, k_segment_RM, implementation=implementation)
-    return attend_planned(q_RNAE, k_RMAE, v_RMAE, plan)
+    """`plan_attention` (which takes `choice`) and `attend_planned`, for one use of the segments."""
+    return attend_planned(
+        q_RNAE, k_RMAE, v_RMAE, plan_attention(q_segment_RN, k_segment_RM, **choice)
+    )
 
 
 def _dense(
@@ -149,25 +199,30 @@ def _dense(
 
 def _blocks(q_RNAE: jax.Array, k_RMAE: jax.Array, v_RMAE: jax.Array, pairs: LivePairs) -> jax.Array:
     """On CPU small bfloat16 products are slower than float32 ones, so the blocks are float32."""
-    dtype = jnp.float32 if current_platform() == "cpu" else v_RMAE.dtype
-    q_RNAE, k_RMAE, v = (x.astype(dtype) for x in (q_RNAE, k_RMAE, v_RMAE))
-    return attend_blocks(q_RNAE, k_RMAE, v, pairs).astype(v_RMAE.dtype)
+    q, k, v = (x.astype(jnp.float32) for x in (q_RNAE, k_RMAE, v_RMAE))
+    return attend_blocks(q, k, v, pairs).astype(v_RMAE.dtype)
 
 
 def _dense_segments(
-    q_segment_RN: jax.Array, k_segment_RM: jax.Array, platform: str
+    q_segment_RN: jax.Array, k_segment_RM: jax.Array, longest: int | None
 ) -> tuple[jax.Array, jax.Array]:
     return q_segment_RN, k_segment_RM
 
 
-def _blocks_segments(q_segment_RN: jax.Array, k_segment_RM: jax.Array, platform: str) -> Any:
+def _blocks_segments(
+    q_segment_RN: jax.Array, k_segment_RM: jax.Array, longest: int | None
+) -> LivePairs:
     """Block sizes by static shape: see the table of `implementation_for`."""
-    longest = max(q_segment_RN.shape[1], k_segment_RM.shape[1])
-    block = 512 if platform != "cpu" else 256 if longest > 2048 else 64
+    block = 256 if max(q_segment_RN.shape[1], k_segment_RM.shape[1]) > 2048 else 64
     return live_pairs(q_segment_RN, k_segment_RM, block, block)
 
 
+# "dense" and "cpu_blocks" are plain JAX and run everywhere, where they are asked for by name.
 IMPLEMENTATIONS: dict[str, Implementation] = {
     "dense": Implementation(_dense_segments, _dense, local=False),
     "cpu_blocks": Implementation(_blocks_segments, _blocks, local=True),
+    "tpu_splash": Implementation(splash_tables, attend_splash, local=True, platforms=("tpu",)),
+    "tpu_splash_interpreted": Implementation(
+        splash_tables, functools.partial(attend_splash, interpret=True), local=True
+    ),
 }
