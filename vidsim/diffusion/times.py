@@ -106,12 +106,15 @@ def sample_times(cfg: TimeConfig, key_RS: jax.Array, tokens_RS: jax.Array) -> ja
     return jnp.clip(t, cfg.min_time, cfg.max_time)
 
 
-def time_grid(cfg: TimeConfig, steps: int, tokens: jax.Array) -> jax.Array:
+def time_grid(
+    cfg: TimeConfig, steps: int, tokens: jax.Array, start: jax.Array | float = 1.0
+) -> jax.Array:
     """The times a sampler visits: `steps` equal parts of 1..0, shifted by the clip's token count.
 
     steps    number of steps >= 1
     tokens   i32[...], patch tokens of each clip
-    Returns  f32[steps + 1, ...], strictly decreasing from exactly 1 to exactly 0
+    start    first time of each clip, 0..1; below 1 the steps share out what is left of the way
+    Returns  f32[steps + 1, ...], strictly decreasing from exactly `start` to exactly 0
     Raises   BadInput for steps < 1
     """
     if steps < 1:
@@ -120,5 +123,6 @@ def time_grid(cfg: TimeConfig, steps: int, tokens: jax.Array) -> jax.Array:
     even = jnp.linspace(1.0, 0.0, steps + 1, dtype=jnp.float32)
     even = jnp.broadcast_to(even.reshape((-1,) + (1,) * tokens.ndim), (steps + 1, *tokens.shape))
     factor = jnp.broadcast_to(shift_factor(cfg, tokens)[None], even.shape)
+    begin = jnp.broadcast_to(jnp.asarray(start, jnp.float32), tokens.shape)[None]
     # a / (1 + (a - 1)) may round to one unit below 1, and the sampler starts from pure noise
-    return shift(even, factor).at[0].set(1.0)
+    return shift(even * shift(begin, 1.0 / factor[:1]), factor).at[0].set(begin[0])

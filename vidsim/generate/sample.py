@@ -22,6 +22,7 @@ from vidsim.diffusion.guidance import GuidanceConfig
 from vidsim.diffusion.segments import spread
 from vidsim.diffusion.solvers import integrate, make_solver
 from vidsim.diffusion.times import time_grid
+from vidsim.generate.conditions import Condition, place, steer
 from vidsim.generate.model import Model
 from vidsim.generate.pack import Request, bucket, build_batch, fit_limits, pack_rows, row_spans
 from vidsim.models.codec import CodecConfig, decode_clips
@@ -126,8 +127,12 @@ def sample_latents(
     requests: Sequence[Request],
     config: SamplerConfig = SamplerConfig(),  # noqa: B008 (frozen)
     progress: Progress | None = None,
+    conditions: Sequence[Condition | None] | None = None,
 ) -> list[np.ndarray]:
-    """The clips before the VAE: raw latents float32 [t,h,w,c], one a request."""
+    """The clips before the VAE: raw latents float32 [t,h,w,c], one a request.
+
+    conditions  what is given of each clip, None for nothing
+    """
     layout = lay_out(model, requests)
     batches = [
         layout.rows[start : start + config.max_rows]
@@ -144,7 +149,9 @@ def sample_latents(
                 progress("denoise", before * steps + done, len(batches) * steps)
 
         most = config.max_rows if len(batches) > 1 else bucket(len(rows), config.max_rows)
-        x_RNP = np.asarray(_sample_rows(model, requests, layout, rows, most, config, report))
+        x_RNP = np.asarray(
+            _sample_rows(model, requests, layout, rows, most, config, report, conditions)
+        )
         for i, (r, span) in row_spans(rows, layout.grids).items():
             latents[i] = unpatchify(x_RNP[r, span], layout.grids[i], patch)
     return [latents[i] for i in range(len(requests))]
@@ -158,12 +165,18 @@ def _sample_rows(
     num_rows: int,
     config: SamplerConfig,
     report: Callable[[int, int], None],
+    conditions: Sequence[Condition | None] | None = None,
 ) -> jax.Array:
     """Raw latent patches f32[R,N,P] of one batch of rows."""
     task, params = model.task, model.params
     batch, negative = (
         build_batch(requests, layout.grids, text, rows, layout.limits, num_rows, model.patch_width)
         for text in (layout.prompts, layout.negatives)
+    )
+    spans = row_spans(rows, layout.grids)
+    latent = task.cfg.latent
+    placed = (
+        place(conditions, spans, layout.grids, rows, batch, latent.patch) if conditions else None
     )
     text = _encode(task, params, batch)
     if config.guidance.needed:
@@ -174,16 +187,17 @@ def _sample_rows(
     facts = {name: jnp.asarray(value) for name, value in batch.items() if name != "patches"}
     tokens_RS = jnp.asarray(batch["grid"].prod(-1))
 
-    def denoise(x_RNP: jax.Array, t_RS: jax.Array) -> jax.Array:
+    def network(x_RNP: jax.Array, t_RS: jax.Array, condition_RN: jax.Array) -> jax.Array:
         # Waiting here keeps the progress honest: the host would otherwise run ahead.
         return jax.block_until_ready(
-            _denoise(task, config.guidance, params, facts, text, x_RNP, t_RS)
+            _denoise(task, config.guidance, params, facts, text, x_RNP, t_RS, condition_RN)
         )
 
+    denoise, noise_RNP, start_RS = steer(placed, latent, segment_RN, noise_RNP, network)
     x_RNP = integrate(
         denoise,
         noise_RNP,
-        time_grid(task.cfg.times, config.steps, tokens_RS),
+        time_grid(task.cfg.times, config.steps, tokens_RS, start_RS),
         make_solver(config.solver),
         lambda t_RS: _lift(t_RS, segment_RN),
         report,
@@ -200,10 +214,10 @@ def _denoise(
     text: Text,
     x_RNP: jax.Array,
     t_RS: jax.Array,
+    condition_RN: jax.Array,
 ) -> jax.Array:
     """The guided prediction of x. The only program that holds the network: one compile a shape."""
-    nothing_RN = jnp.zeros(batch["patch_segment"].shape, bool)
-    return task.denoise(params, batch, text, guidance, x_RNP, t_RS, nothing_RN)
+    return task.denoise(params, batch, text, guidance, x_RNP, t_RS, condition_RN)
 
 
 @functools.partial(jax.jit, static_argnames=("task",))
