@@ -24,7 +24,7 @@ from vidsim.data.plan import Plan, PlanConfig
 from vidsim.models.latents import LatentConfig
 from vidsim.models.vae import Vae, VaeConfig
 from vidsim.models.vae_linear import BlockMoments
-from vidsim.parallel.mesh import MeshConfig, build_mesh
+from vidsim.parallel.mesh import ParallelConfig, build_mesh
 from vidsim.store.shards import LatentCache
 from vidsim.store.weights import load_model, save_model
 from vidsim.store.workdir import Workdir
@@ -77,7 +77,7 @@ class VaeRun:
     autoencoding: AutoencodingConfig
     run: RunSpec
     optim: OptimConfig = OptimConfig()
-    mesh: MeshConfig = MeshConfig()
+    parallel: ParallelConfig = ParallelConfig()
     task: Literal["autoencoding"] = "autoencoding"
 
 
@@ -94,7 +94,7 @@ class DenoiserRun:
     plan: PlanConfig
     run: RunSpec
     optim: OptimConfig = OptimConfig()
-    mesh: MeshConfig = MeshConfig()
+    parallel: ParallelConfig = ParallelConfig()
     captions: CaptionConfig = CaptionConfig()
     validation: ValidationConfig = ValidationConfig()
     task: Literal["denoising"] = "denoising"
@@ -113,6 +113,9 @@ def build_run(data: Mapping[str, Any]) -> Run:
     name = data.get("task")
     if name not in RUNS:
         raise bad("config", f"task {name!r}", nearest(str(name), RUNS), "set config.task")
+    if "mesh" in data and "parallel" not in data:  # the key's name in older work directories
+        rest = {key: value for key, value in data.items() if key != "mesh"}
+        data = rest | {"parallel": {"preset": "fsdp_context_tensor", **data["mesh"]}}
     return from_dict(RUNS[name], data)
 
 
@@ -144,7 +147,7 @@ def vae_program(run: VaeRun, batches: grain.MapDataset) -> Program:
         for step in range(PRINCIPAL_BATCHES):
             moments.add(np.asarray(to_signed(batches[step]["video"])))
         task = dataclasses.replace(task, moments=moments)
-    return build_program(task, run.run, run.optim, build_mesh(run.mesh))
+    return build_program(task, run.run, run.optim, build_mesh(run.parallel))
 
 
 def vae_batches(run: VaeRun, index: ClipIndex) -> grain.MapDataset:
@@ -241,7 +244,7 @@ def denoiser_program(run: DenoiserRun, cache: LatentCache) -> tuple[Program, Pla
     plan = make_plan(
         cache, run.plan, run.run.seed, run.captions, Path(run.data.cache) / "plans"
     )  # fmt: skip
-    mesh = build_mesh(run.mesh)
+    mesh = build_mesh(run.parallel)
     return build_program(Denoising(run.denoising), run.run, run.optim, mesh), plan
 
 
@@ -255,4 +258,5 @@ def copy_vae(source: Path, target: Path, expected: str) -> None:
 
 
 def _free() -> tuple[str, ...]:
-    return tuple(f"run.{key}" for key in FREE_KEYS)
+    """What may change between starts of one run: where it computes, and what it leaves behind."""
+    return ("parallel", "mesh", *(f"run.{key}" for key in FREE_KEYS))

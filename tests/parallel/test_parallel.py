@@ -21,7 +21,7 @@ def test_mesh_fills_the_open_axis():
 
 def test_rules_refuse_unknown_names_and_double_use():
     rules = Rules()
-    assert rules.spec(("embed", "mlp"), "w") == PartitionSpec("fsdp", "tensor")
+    assert rules.spec(("embed", "mlp"), "w") == PartitionSpec(("fsdp", "context"), "tensor")
     with pytest.raises(BadInput, match="w: unknown logical axis 'embd'; did you mean 'embed'"):
         rules.spec(("embd",), "w")
     with pytest.raises(BadInput, match="twice"):

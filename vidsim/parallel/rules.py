@@ -13,12 +13,15 @@ from vidsim.core.trees import flatten, is_axes
 
 MeshAxes = str | tuple[str, ...] | None
 
-# Weights are split over fsdp along their widest shared axis and over tensor along the other one.
-FSDP_TENSOR: dict[str, MeshAxes] = {
-    "rows": ("data", "fsdp"), "clips": ("data", "fsdp"), "tokens": "context",
-    "embed": "fsdp", "mlp": "tensor", "heads": "tensor", "kv_heads": "tensor",
+# The one table. Rows and clips are split over data and fsdp, tokens of a row and rows of pixels
+# over context. Weights are split over fsdp and context along their widest shared axis (devices
+# that share a row hold different parts of the weights), and over tensor along the other one. What
+# a preset leaves at size 1 splits nothing.
+TABLE: dict[str, MeshAxes] = {
+    "rows": ("data", "fsdp"), "clips": ("data", "fsdp"), "tokens": "context", "height": "context",
+    "embed": ("fsdp", "context"), "mlp": "tensor", "heads": "tensor", "kv_heads": "tensor",
     "layers": None, "vocab": None, "patch": None, "text": None, "time": None, "table": None,
-    "conv_in": None, "conv_out": "fsdp", "latent": None,
+    "conv_in": None, "conv_out": ("fsdp", "context"), "latent": None,
 }  # fmt: skip
 
 
@@ -26,7 +29,7 @@ FSDP_TENSOR: dict[str, MeshAxes] = {
 class Rules:
     """Logical axis name -> mesh axis or axes (None = not split)."""
 
-    table: Mapping[str, MeshAxes] = dataclasses.field(default_factory=lambda: FSDP_TENSOR)
+    table: Mapping[str, MeshAxes] = dataclasses.field(default_factory=lambda: TABLE)
 
     def spec(self, axes: tuple[str | None, ...], where: str) -> PartitionSpec:
         """The partition of an array with these logical axes.
