@@ -63,7 +63,7 @@ class Counts:
 def step_flops(cfg: DenoisingConfig, batch: Any) -> StepFlops:
     """Operations of training on a packed batch (host arrays of core/batch.py)."""
     live, padded = live_counts(batch), padded_counts(batch)
-    linear, attention = zip(*(_forward(cfg, counts) for counts in (live, padded)), strict=True)
+    linear, attention = zip(*(forward_flops(cfg, counts) for counts in (live, padded)), strict=True)
     return StepFlops(*(TRAINING * x for x in (*linear, *attention)))
 
 
@@ -115,7 +115,7 @@ def padded_counts(batch: Any) -> Counts:
     )
 
 
-def _forward(cfg: DenoisingConfig, counts: Counts) -> tuple[float, float]:
+def forward_flops(cfg: DenoisingConfig, counts: Counts) -> tuple[float, float]:
     """Operations of one forward: (weights with tokens, tokens with tokens)."""
     each = matmul_flops(cfg.dit)
     linear = (
