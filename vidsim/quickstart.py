@@ -48,7 +48,7 @@ from vidsim.train.validation import ValidationConfig
 
 CLIPS, HELD_OUT = 8000, 360
 WORLD = (
-    "world:shapes?split={split}&size={size}&seed={seed}&max_objects=2"
+    "world:shapes?split={split}&size={size}&seed={seed}&max_objects=2&anchored=true"
     "&frames=1,5,9,17,33&frame_weights=0.42,0.28,0.2,0.06,0.04"
 )
 FULL_MINUTES = 15.0
@@ -92,7 +92,7 @@ def denoiser_run(cache: str, held_out: str | None, steps: int) -> DenoiserRun:
             masks=MaskConfig(none=0.8, first=0.05, prefix=0.05, suffix=0.03, first_last=0.03,
                              random=0.04),
         ),
-        plan=PlanConfig(row_tokens=576, row_text=1152, row_segments=32, rows_per_step=4,
+        plan=PlanConfig(row_tokens=576, row_text=448, row_segments=32, rows_per_step=4,
                         group_rows=2, pool_rows=256, window_clips=4096, cost_width=256),
         run=_spec(steps, 0.995),
         optim=OptimConfig(name="muon", lr=0.02, adam_lr=0.003, warmup_steps=50,
@@ -102,11 +102,14 @@ def denoiser_run(cache: str, held_out: str | None, steps: int) -> DenoiserRun:
     )  # fmt: skip
 
 
-def encode_config() -> EncodeConfig:
-    """Latents of whole clips; tokens of 16x16 pixels and 4 frames."""
+def encode_config(words_from: str = "") -> EncodeConfig:
+    """Latents of whole clips; tokens of 16x16 pixels and 4 frames.
+
+    words_from  cache whose vocabulary is taken; "" reads one from the captions
+    """
     geometry = GeometryConfig(max_area=0, max_frames=33, max_tokens=576,
                               reduced_share=0.0, decimate_share=0.1)  # fmt: skip
-    return EncodeConfig(geometry=geometry, max_text=255)
+    return EncodeConfig(geometry=geometry, max_text=96, words=256, words_from=words_from)
 
 
 def _spec(steps: int, ema_decay: float) -> RunSpec:
@@ -209,10 +212,11 @@ class Quickstart:
         return self._steps("autoencoder", VAE_SHARE, step_s)
 
     def _encode(self) -> None:
-        for index, cache in ((self.index, self.cache), (self.held_out_index, self.held_out)):
+        for index, cache, words_from in ((self.index, self.cache, ""),
+                                         (self.held_out_index, self.held_out, self.cache)):  # fmt: skip
             with self.progress("encode", "pieces") as show:
-                encode_index(ClipIndex.open(index), self.folder / "vae", cache, encode_config(),
-                             say=self.say, progress=show)  # fmt: skip
+                encode_index(ClipIndex.open(index), self.folder / "vae", cache,
+                             encode_config(words_from), say=self.say, progress=show)  # fmt: skip
 
     def _probe_denoiser(self) -> int:
         cache = LatentCache.open(self.cache)

@@ -212,7 +212,9 @@ def resolve_denoiser(run: DenoiserRun, cache: LatentCache) -> DenoiserRun:
         raise bad("config.denoising.text", "does not fit the captions of the cache",
                   f"cache {cache.meta.text} with width {cache.text_width}",
                   "set denoising.text for byte tokens, none for a frozen encoder")  # fmt: skip
-    task = dataclasses.replace(run.denoising, dit=dit, latent=latent)
+    if text is not None:
+        text = dataclasses.replace(text, words=tuple(meta.words))
+    task = dataclasses.replace(run.denoising, dit=dit, latent=latent, text=text)
     return dataclasses.replace(run, denoising=task, vae_hash=cache.meta.vae_hash)
 
 
@@ -228,6 +230,9 @@ def train_denoiser(run: DenoiserRun, workdir: str | Path) -> Trained:
         evaluations = {}
         if run.data.validation_cache is not None:
             held_out = LatentCache.open(run.data.validation_cache, run.vae_hash)
+            if held_out.meta.words != cache.meta.words:
+                raise bad(f"cache {held_out.folder}", "has another vocabulary",
+                          f"that of {cache.folder}", "encode it with --words-from")  # fmt: skip
             evaluations["validation"] = make_validation(
                 program.task, held_out, run.plan, run.validation
             )

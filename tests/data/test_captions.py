@@ -9,7 +9,7 @@ from vidsim.core.errors import BadInput
 from vidsim.core.host_random import stable_hash
 from vidsim.data.captions import NO_CAPTION, CaptionConfig, draw_caption, draw_captions
 from vidsim.data.record import Caption
-from vidsim.data.tokenizer import BOS, PAD, ByteTokenizer, clean
+from vidsim.data.tokenizer import BOS, PAD, Tokenizer, clean, frequent_words
 
 
 @dataclasses.dataclass
@@ -38,7 +38,7 @@ def columns(clips):
         clip_id=[name for name, _ in clips],
         caption_start=np.cumsum([0, *(len(captions) for _, captions in clips)]),
         caption_kind=np.array([kinds.index(caption.kind) for caption in flat], np.int16),
-        text_tokens=np.array([ByteTokenizer.count(caption.text) for caption in flat], np.int32),
+        text_tokens=np.array([Tokenizer(1).count(caption.text) for caption in flat], np.int32),
         kinds=kinds,
         texts=[caption.text for caption in flat],
     )
@@ -134,7 +134,7 @@ def test_what_is_cut_is_counted():
     drawn = draw_captions(index, CaptionConfig(), 0, 0, max_tokens=8)
     assert drawn.tokens.tolist() == [8, 2, 1]
     assert (drawn.cut, drawn.cut_tokens) == (1, 13)
-    tokenizer = ByteTokenizer(8)
+    tokenizer = Tokenizer(8)
     assert len(tokenizer.encode("x" * 20)) == 8
 
 
@@ -148,31 +148,57 @@ def test_wrong_weights_are_refused():
 
 @pytest.mark.parametrize("text", ["", "plain", "Grüße, 世界 🎬", "a\u0301"])
 def test_tokens_are_the_utf8_bytes(text):
-    tokens = ByteTokenizer(100).encode(text)
+    tokens = Tokenizer(100).encode(text)
     assert tokens.dtype == np.int32
     assert tokens.tolist() == [1, *(byte + 2 for byte in text.encode("utf-8"))]
-    assert len(tokens) == ByteTokenizer.count(text)
-    assert ByteTokenizer(100).decode(np.append(tokens, [PAD, PAD])) == text
-    assert (tokens[0], tokens.max(initial=0) < ByteTokenizer.vocab) == (BOS, True)
+    assert len(tokens) == Tokenizer(1).count(text)
+    assert Tokenizer(100).decode(np.append(tokens, [PAD, PAD])) == text
+    assert (tokens[0], tokens.max(initial=0) < Tokenizer(1).vocab) == (BOS, True)
 
 
 def test_a_cut_never_splits_a_character():
     text = "ab世界🎬"
     for length in range(1, 15):
-        tokens = ByteTokenizer(length).encode(text)
-        kept = ByteTokenizer(length).decode(tokens)
+        tokens = Tokenizer(length).encode(text)
+        kept = Tokenizer(length).decode(tokens)
         assert text.startswith(kept) and "\ufffd" not in kept
         missing = text[len(kept) :]
         assert len(tokens) <= length
         assert not missing or len(tokens) + len(missing[0].encode()) > length
     with pytest.raises(BadInput, match="max_tokens=0; at least 1, the start token"):
-        ByteTokenizer(0)
+        Tokenizer(0)
 
 
 def test_the_hash_names_the_scheme_not_the_length():
-    assert ByteTokenizer(5).hash == ByteTokenizer(500).hash
+    assert Tokenizer(5).hash == Tokenizer(500).hash
 
 
 def test_texts_are_cleaned():
     assert clean("  a\tred\x00\n ball\u200b \r\n") == "a red ball"
     assert clean("e\u0301") == "\u00e9"
+
+
+WORDS = ("a", "red", "circle", "moves", "left")
+
+
+@pytest.mark.parametrize(
+    "text", ["a red circle moves left", "Red circle, a red ötzi!", " a", "a-red 12 circles", ""]
+)
+def test_words_and_bytes_spell_every_text(text):
+    tokenizer = Tokenizer(200, WORDS)
+    tokens = tokenizer.encode(clean(text))
+    assert tokenizer.decode(tokens) == clean(text)
+    assert len(tokens) == tokenizer.count(clean(text))
+
+
+def test_a_known_word_is_one_token_and_cuts_fall_between_words():
+    tokenizer = Tokenizer(4, WORDS)
+    assert tokenizer.count("a red circle moves left") == 6
+    assert tokenizer.decode(tokenizer.encode("a red circle moves left")) == "a red circle"
+    assert tokenizer.hash != Tokenizer(4).hash
+
+
+def test_frequent_words_are_ranked_by_count_then_alphabet():
+    texts = ["red ball, blue ball", "a red ball", "blue sky"]
+    assert frequent_words(texts, 10) == ("ball", "blue", "red")
+    assert frequent_words(texts, 1) == ("ball",)

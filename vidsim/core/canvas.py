@@ -34,3 +34,17 @@ def choose_canvases(shapes: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndar
         owner[owner > b] -= 1
         boxes, weight = np.delete(boxes, b, 0), np.delete(weight, b)
     return boxes, owner[member.reshape(-1)]
+
+
+def assign_canvases(shapes: np.ndarray, canvases: np.ndarray) -> np.ndarray:
+    """int[n]: for each shape (int[n, k]) the smallest of the canvases (int[m, k]) that holds it.
+
+    Raises  BadInput for a shape that none of them holds
+    """
+    shapes, canvases = np.asarray(shapes), np.asarray(canvases)
+    holds_nm = (shapes[:, None] <= canvases[None]).all(-1)
+    if not holds_nm.any(1).all():
+        odd = shapes[~holds_nm.any(1)][0].tolist()
+        raise bad("canvases", f"shape {odd}", f"at most one of {canvases.tolist()}")
+    volume_m = canvases.astype(np.int64).prod(-1)
+    return np.where(holds_nm, volume_m[None], np.iinfo(np.int64).max).argmin(1)

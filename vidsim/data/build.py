@@ -14,7 +14,7 @@ from vidsim.core.errors import bad
 from vidsim.data import schema
 from vidsim.data.record import BadClip, ClipRecord, Source
 from vidsim.data.sources import MediaOptions, open_source
-from vidsim.data.tokenizer import ByteTokenizer
+from vidsim.data.tokenizer import Tokenizer
 
 _ROWS_A_GROUP = 4096
 _SHOWN_REASONS = 3
@@ -171,7 +171,7 @@ def _write(
     progress: Progress | None,
     workers: int,
 ) -> _Tally:
-    tokenizer, tally = ByteTokenizer(1), _Tally()
+    tokenizer, tally = Tokenizer(1), _Tally()
     columns = schema.with_metadata(source.spec, tokenizer.hash)
     rows: list[ClipRecord] = []
     with pq.ParquetWriter(part, columns) as writer, open(bad_part, "w", encoding="utf-8") as listed:

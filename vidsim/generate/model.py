@@ -24,6 +24,7 @@ from vidsim.core.errors import bad
 from vidsim.core.trees import count, flatten
 from vidsim.data.packing import RowLimits
 from vidsim.data.plan import PlanConfig
+from vidsim.data.tokenizer import Tokenizer
 from vidsim.generate.pack import TokenGrid
 from vidsim.models.vae import Vae, VaeConfig
 from vidsim.store.checkpoints import CheckpointStore
@@ -69,6 +70,11 @@ class Model:
         """How pixels map to tokens."""
         cfg = self.vae.vae.cfg
         return TokenGrid(cfg.time_stride, cfg.space_stride, self.task.cfg.latent.patch)
+
+    def tokenizer(self, max_tokens: int) -> Tokenizer:
+        """Of its captions, for texts of at most so many tokens."""
+        text = self.task.cfg.text
+        return Tokenizer(max_tokens, text.words if text else ())
 
     @property
     def patch_width(self) -> int:

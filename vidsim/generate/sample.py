@@ -17,7 +17,7 @@ from vidsim.core.errors import bad
 from vidsim.core.keys import stream
 from vidsim.core.patching import unpatchify
 from vidsim.data.packing import RowLimits
-from vidsim.data.tokenizer import ByteTokenizer, clean
+from vidsim.data.tokenizer import clean
 from vidsim.diffusion.guidance import GuidanceConfig
 from vidsim.diffusion.segments import spread
 from vidsim.diffusion.solvers import integrate, make_solver
@@ -88,8 +88,8 @@ def lay_out(model: Model, requests: Sequence[Request]) -> Layout:
     if not requests:
         raise bad("sample", "no prompts", "at least one")
     grids = [model.grid.grid(request) for request in requests]
-    prompts = [_tokens(request.prompt, model.limits.text) for request in requests]
-    negatives = [_tokens(request.negative, model.limits.text) for request in requests]
+    prompts = [_tokens(model, request.prompt) for request in requests]
+    negatives = [_tokens(model, request.negative) for request in requests]
     tokens = [int(np.prod(grid)) for grid in grids]
     # Both texts of a clip use the same rows, so the longer one counts.
     text = [max(len(a), len(b)) for a, b in zip(prompts, negatives, strict=True)]
@@ -238,10 +238,11 @@ def _lift(value_RS: jax.Array, segment_RN: jax.Array) -> jax.Array:
     return spread(value_RS, segment_RN, 1)[..., None]
 
 
-def _tokens(text: str, most: int) -> np.ndarray:
-    """Byte tokens of a text. Raises BadInput when a row of text is too short for it."""
-    plain = clean(text)
-    count = ByteTokenizer.count(plain)
+def _tokens(model: Model, text: str) -> np.ndarray:
+    """Tokens of a text. Raises BadInput when a row of text is too short for it."""
+    plain, most = clean(text), model.limits.text
+    tokenizer = model.tokenizer(most)
+    count = tokenizer.count(plain)
     if count > most:
-        raise bad("--prompt", f"{count - 1} bytes", f"at most {most - 1}", "shorten the prompt")
-    return ByteTokenizer(most).encode(plain)
+        raise bad("--prompt", f"{count - 1} tokens", f"at most {most - 1}", "shorten the prompt")
+    return tokenizer.encode(plain)

@@ -6,13 +6,16 @@ grow with duration; the last chunk is filled up with frames that are thrown away
 causality allows.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vidsim.core.canvas import choose_canvases
+from vidsim.core.canvas import assign_canvases, choose_canvases
 from vidsim.core.errors import bad
 from vidsim.models.vae import Tree, Vae
 from vidsim.models.vae_stream import decode_chunk, encode_chunk
@@ -52,24 +55,38 @@ class Job:
     chunk: int
 
 
-def plan_jobs(shapes: Sequence[tuple[int, int, int]], stride: Size, cfg: CodecConfig) -> list[Job]:
+def plan_jobs(
+    shapes: Sequence[tuple[int, int, int]],
+    stride: Size,
+    cfg: CodecConfig,
+    canvases: np.ndarray | None = None,
+) -> list[Job]:
     """Groups clips for coding.
 
-    shapes  (t, h, w) of each clip in latent positions
-    stride  pixels a latent position: (frames, side)
+    shapes    (t, h, w) of each clip in latent positions
+    stride    pixels a latent position: (frames, side)
+    canvases  int[m, 2] (h, w) to use; None chooses them for these clips
     """
-    canvases, of = choose_canvases(np.asarray(shapes)[:, 1:], cfg.canvases)
+    sizes = np.asarray(shapes)[:, 1:]
+    if canvases is None:
+        canvases, of = choose_canvases(sizes, cfg.canvases)
+    else:
+        of = assign_canvases(sizes, canvases)
     jobs = []
     for number, (high, wide) in enumerate(canvases.tolist()):
         clips, canvas = np.flatnonzero(of == number).tolist(), (high, wide)
         # Clips of like duration together, so that few frames are coded for nothing.
         clips.sort(key=lambda i: (shapes[i][0], i))
         room = cfg.chunk_pixels // (stride[0] * stride[1] ** 2 * canvas[0] * canvas[1])
+        if not clips:
+            continue
         batch = _power_below(max(1, min(cfg.batch, room)))
         batch = min(batch, _power_above(len(clips)))
         chunk = max(1, min(cfg.latent_frames, room // batch))
         for start in range(0, len(clips), batch):
-            jobs.append(Job(tuple(clips[start : start + batch]), canvas, batch, chunk))
+            group = tuple(clips[start : start + batch])
+            later = max(shapes[i][0] for i in group) - 1  # latent frames after the first
+            jobs.append(Job(group, canvas, batch, min(chunk, _power_above(max(later, 1)))))
     return jobs
 
 
@@ -118,10 +135,12 @@ def encode_clips(
     videos: Sequence[np.ndarray],
     cfg: CodecConfig = CodecConfig(),  # noqa: B008 (frozen)
     progress: Progress | None = None,
+    canvases: np.ndarray | None = None,
 ) -> list[np.ndarray]:
     """The encoder's mean for each clip.
 
     videos   uint8 [T,H,W,3] each; T = 1 + k * time_stride, sides multiples of space_stride
+    canvases int[m, 2] (h, w) latent positions shared by many calls; None chooses them for these
     Returns  float32 [1 + k, h, w, c] each
     """
     time_stride, space_stride = vae.cfg.time_stride, vae.cfg.space_stride
@@ -138,7 +157,7 @@ def encode_clips(
     latents: dict[int, np.ndarray] = {}
     if progress:
         progress(0, len(videos))
-    for job in plan_jobs(shapes, (time_stride, space_stride), cfg):
+    for job in plan_jobs(shapes, (time_stride, space_stride), cfg, canvases):
         frames = 1 + (max(shapes[i][0] for i in job.clips) - 1) * time_stride
         sides = job.canvas[0] * space_stride, job.canvas[1] * space_stride
         canvas_BTHWC = np.zeros((job.batch, frames, *sides, 3), np.uint8)
@@ -148,7 +167,7 @@ def encode_clips(
         valid_B2 = _valid(job, shapes)
         state, parts = None, []
         for chunk in _chunks(canvas_BTHWC, 1, job.chunk * time_stride):
-            state, mean, _ = encode_chunk(vae, params, state, to_float(chunk), valid_B2)
+            state, mean = _encode_bytes(vae, params, state, chunk, valid_B2)
             parts.append(np.asarray(mean))
         mean_Bthwc = np.concatenate(parts, 1)
         for b, i in enumerate(job.clips):
@@ -159,6 +178,39 @@ def encode_clips(
     return [latents[i] for i in range(len(videos))]
 
 
+def encode_midstream(
+    vae: Vae,
+    params: Tree,
+    videos: Sequence[np.ndarray],
+    cfg: CodecConfig = CodecConfig(),  # noqa: B008 (frozen)
+    progress: Progress | None = None,
+) -> list[np.ndarray]:
+    """Latents of frames that do not stand at the start of their clip, from these frames alone.
+
+    A clip's first latent stands for one frame, later ones for `time_stride` frames each and for
+    what the encoder remembers of the frames before. Where those are not given (they are to be
+    made), nothing may be remembered of them: the encoder is warmed up by the group's own first
+    frame, and the image latent of that warm-up is dropped. Each latent is a function of its own
+    `time_stride` frames; training's masks and every sampler take theirs from here.
+
+    videos   uint8 [k * time_stride,H,W,3] each
+    Returns  float32 [k, h, w, c] each
+    Raises   BadInput for frames that do not fill their groups
+    """
+    stride = vae.cfg.time_stride
+    groups: list[np.ndarray] = []
+    for video in videos:
+        if len(video) % stride or not len(video):
+            raise bad("mid-stream latents", f"{len(video)} frames", f"a multiple of {stride}")
+        for start in range(0, len(video), stride):
+            group = video[start : start + stride]
+            groups.append(np.concatenate([group[:1], group]))
+    latents = iter(encode_clips(vae, params, groups, cfg, progress))
+    return [
+        np.concatenate([next(latents)[1:] for _ in range(len(video) // stride)]) for video in videos
+    ]
+
+
 def to_float(video: np.ndarray) -> np.ndarray:
     """uint8 0..255 to float32 -1..1."""
     return np.asarray(video, np.float32) / np.float32(127.5) - np.float32(1)
@@ -167,6 +219,16 @@ def to_float(video: np.ndarray) -> np.ndarray:
 def to_uint8(video: np.ndarray) -> np.ndarray:
     """-1..1 to uint8, rounded to nearest; what lies outside takes the nearest value."""
     return np.rint((np.clip(video, -1, 1) + 1) * 127.5).astype(np.uint8)
+
+
+@functools.partial(jax.jit, static_argnames=("vae",))
+def _encode_bytes(
+    vae: Vae, params: Tree, state: Any, video_BTHWC: jax.Array, valid_B2: jax.Array
+) -> tuple[Any, jax.Array]:
+    """`encode_chunk` of uint8 pixels: state and mean."""
+    pixels = video_BTHWC.astype(jnp.float32) / jnp.float32(127.5) - jnp.float32(1)
+    state, mean, _ = encode_chunk(vae, params, state, pixels, valid_B2)
+    return state, mean
 
 
 def _valid(job: Job, shapes: Sequence[tuple[int, int, int]]) -> np.ndarray:

@@ -25,7 +25,8 @@ from vidsim.nn.rope import rotate, rotation
 class ByteEncoderConfig:
     """Shape of the byte encoder. A caption of no bytes is its first token (BOS) alone.
 
-    vocab      token ids, 0 = padding
+    vocab      token ids of start, padding and bytes, 0 = padding
+    words      known words, whose ids follow; the tokenizer has the same
     width      numbers of a text token, inside and out
     heads      attention heads; width / heads is even
     mlp_width  F
@@ -37,6 +38,7 @@ class ByteEncoderConfig:
     """
 
     vocab: int = 258
+    words: tuple[str, ...] = ()
     width: int = 128
     heads: int = 4
     mlp_width: int = 384
@@ -125,9 +127,13 @@ class _Network(nn.Module):
         cfg, e = self.cfg, self.cfg.width
         plan = plan_attention(segment_RM, segment_RM, implementation=cfg.attention)
         turn = rotation(position_RM[..., None], (e // cfg.heads,))
-        x = Embed(cfg.vocab, e, ("vocab", "text"), nn.initializers.normal(1.0), name="bytes")(
-            text_ids_RM
-        )
+        x = Embed(
+            cfg.vocab + len(cfg.words),
+            e,
+            ("vocab", "text"),
+            nn.initializers.normal(1.0),
+            name="bytes",
+        )(text_ids_RM)
         x = x + WordMixing(e, cfg.reach, name="words")(x, segment_RM)
         for layer in range(cfg.layers):
             x = TextLayer(cfg, name=f"layer_{layer}")(x, turn, plan)

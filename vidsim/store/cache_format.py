@@ -50,7 +50,8 @@ class CacheMeta:
     geometry           the geometry configuration as plain data; `geometry_hash` names it
     pieces_hash        hash of the columns of pieces
     text_hash, text    hash and name of the tokenizer or the frozen text encoder
-    text_width         width of a caption's embedding; 0 when captions are byte tokens
+    text_width         width of a caption's embedding; 0 when captions are tokens
+    words              vocabulary beyond bytes of the tokens, in the order of their ids
     patch              latent cells per token (t, h, w)
     channels           latent channels
     dtype              float16, bfloat16 or float32: latents and embeddings on disk
@@ -73,6 +74,7 @@ class CacheMeta:
     latent_mean: tuple[float, ...]
     latent_std: tuple[float, ...]
     latent_gain: tuple[float, ...] = ()
+    words: tuple[str, ...] = ()
     captions_hash: str = ""
 
     def __post_init__(self) -> None:
@@ -193,6 +195,7 @@ def read_meta(folder: pathlib.Path) -> tuple[CacheMeta, int]:
         found, shards, meta = body["format"], int(body["shards"]), dict(body["meta"])
         for name in ("patch", "latent_mean", "latent_std", "latent_gain"):
             meta[name] = tuple(meta[name])
+        meta["words"] = tuple(meta.get("words", ()))  # bytes alone in older caches
         parsed = CacheMeta(**meta) if found == FORMAT else None
     except (ValueError, KeyError, TypeError) as error:
         raise bad(f"cache {path}", f"cannot be read ({error})", "", "encode again") from error

@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from vidsim.core.canvas import choose_canvases
 from vidsim.core.errors import bad
 from vidsim.core.host_random import stable_hash
 from vidsim.data.geometry import GeometryConfig, GeometryReport, Pieces, make_pieces
 from vidsim.data.index import ClipIndex
-from vidsim.data.tokenizer import ByteTokenizer
+from vidsim.data.tokenizer import Tokenizer, frequent_words
 from vidsim.models.codec import CodecConfig, encode_clips
 from vidsim.models.vae import Tree, Vae
-from vidsim.store.shards import CacheMeta, CacheWriter, Captions
+from vidsim.store.shards import CacheMeta, CacheWriter, Captions, LatentCache
 
 Progress = Callable[[int, int], None]
 
@@ -27,6 +28,8 @@ class EncodeConfig:
     max_area, max_frames, ...   see GeometryConfig; the VAE's stride is filled in from the VAE
     patch        latent cells of a token
     max_text     longest caption in byte tokens; longer ones are cut, and counted
+    words        so many of the most frequent words of the captions become tokens of their own
+    words_from   a cache whose vocabulary is taken instead; "" for none
     dtype        of latents on disk
     shards       0 = about 256 MB each
     group        pieces read and encoded together
@@ -34,6 +37,8 @@ class EncodeConfig:
 
     geometry: GeometryConfig = GeometryConfig()
     max_text: int = 512
+    words: int = 0
+    words_from: str = ""
     dtype: str = "bfloat16"
     shards: int = 0
     group: int = 64
@@ -41,9 +46,9 @@ class EncodeConfig:
     codec: CodecConfig = dataclasses.field(default_factory=CodecConfig)
 
     def __post_init__(self) -> None:
-        for name in ("max_text", "group", "read_threads"):
-            if getattr(self, name) < 1:
-                raise bad(f"encode.{name}", f"{getattr(self, name)}", "at least 1")
+        for name, least in {"max_text": 1, "group": 1, "read_threads": 1, "words": 0}.items():
+            if getattr(self, name) < least:
+                raise bad(f"encode.{name}", f"{getattr(self, name)}", f"at least {least}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,19 +78,20 @@ def plan_cache(
     """Cuts the pieces, counts the captions and opens the cache folder.
 
     statistics  {"mean": [c], "std": [c], "gain": [c]} of the VAE's latents; gain may be absent
-    Raises      BadInput when the index was counted by another tokenizer, nothing remains, the
-                folder holds another cache, or the disk is too small
+    Raises      BadInput when nothing remains, the folder holds another cache, or the disk is too
+                small
     """
     stride = (vae.cfg.time_stride, vae.cfg.space_stride, vae.cfg.space_stride)
     geometry = dataclasses.replace(config.geometry, vae_stride=stride)
     pieces, report = make_pieces(index, geometry)
-    captions, cut = _captions(index, config.max_text)
-    tokenizer = ByteTokenizer(config.max_text)
+    tokenizer = make_tokenizer(index, config)
+    captions, cut = _captions(index, tokenizer)
     meta = CacheMeta(
         vae_hash=vae_hash, vae=f"{vae.cfg.latent_channels} channels, stride {stride}",
         geometry=dataclasses.asdict(geometry), geometry_hash=geometry.hash,
         pieces_hash=f"{stable_hash(pieces.hash, index.hash):016x}",
-        text_hash=f"{tokenizer.hash}-{config.max_text}", text="bytes", text_width=0,
+        text_hash=f"{tokenizer.hash}-{config.max_text}", text="tokens", text_width=0,
+        words=tokenizer.words,
         patch=geometry.patch, channels=vae.cfg.latent_channels, dtype=config.dtype,
         latent_mean=tuple(statistics["mean"]), latent_std=tuple(statistics["std"]),
         latent_gain=tuple(statistics.get("gain", ())),
@@ -113,14 +119,16 @@ def write_cache(
     writer = plan.writer
     missing = writer.missing(process, processes)
     total, done = sum(len(writer.pieces_of(k)) for k in missing), 0
-    tokenizer = ByteTokenizer(config.max_text)
+    tokenizer = Tokenizer(config.max_text, plan.writer.meta.words)
+    sizes = plan.pieces.size_HW // vae.cfg.space_stride
+    canvases, canvas_of = choose_canvases(sizes, config.codec.canvases)
     for shard in missing:
         with writer.open_shard(shard) as out:
             for number in writer.captions_of(shard).tolist():
                 out.put_text(number, tokenizer.encode(plan.captions.text[number]))
             numbers = writer.pieces_of(shard)
-            for group, videos in _read_ahead(index, plan.pieces, numbers, config):
-                latents = encode_clips(vae, params, videos, config.codec)
+            for group, videos in _read_ahead(index, plan.pieces, numbers, canvas_of, config):
+                latents = encode_clips(vae, params, videos, config.codec, canvases=canvases)
                 for number, latent_thwc in zip(group, latents, strict=True):
                     out.put_latent(number, latent_thwc)
                 done += len(group)
@@ -146,16 +154,20 @@ def read_piece(index: ClipIndex, pieces: Pieces, number: int) -> np.ndarray:
 
 
 def _read_ahead(
-    index: ClipIndex, pieces: Pieces, numbers: np.ndarray, config: EncodeConfig
+    index: ClipIndex,
+    pieces: Pieces,
+    numbers: np.ndarray,
+    canvas_of: np.ndarray,
+    config: EncodeConfig,
 ) -> Iterator[tuple[list[int], list[np.ndarray]]]:
     """Groups of pieces with their pixels; the next group is read while one is encoded."""
-    # Pieces of like size together, so that few canvas cells are coded for nothing; the shard
-    # writer restores the order. A large block bounds what waits in memory.
+    # Pieces of one canvas and like duration together, so that little is coded for nothing; the
+    # shard writer restores the order. A large block bounds what waits in memory.
     block = config.group * 16
     groups = []
     for start in range(0, len(numbers), block):
         part = numbers[start : start + block]
-        order = np.lexsort((*pieces.size_HW[part].T, pieces.num_frames[part]))
+        order = np.lexsort((pieces.num_frames[part], canvas_of[part]))
         groups += [part[order[i : i + config.group]].tolist()
                    for i in range(0, len(part), config.group)]  # fmt: skip
     with concurrent.futures.ThreadPoolExecutor(config.read_threads) as pool:
@@ -171,11 +183,18 @@ def _read_ahead(
             yield group, [future.result() for future in current]
 
 
-def _captions(index: ClipIndex, max_text: int) -> tuple[Captions, int]:
-    """Captions of every clip; a clip without one gets the empty caption."""
-    if index.tokenizer_hash != ByteTokenizer(max_text).hash:
-        raise bad(f"{index.path.name}", f"counted by tokenizer {index.tokenizer_hash}",
-                  ByteTokenizer(max_text).hash, "make the index again")  # fmt: skip
+def make_tokenizer(index: ClipIndex, config: EncodeConfig) -> Tokenizer:
+    """The tokenizer of a cache: the words of another cache, or those of the index's captions."""
+    if config.words_from:
+        words = tuple(LatentCache.open(config.words_from).meta.words)
+    else:
+        texts = (caption.text for clip in range(len(index)) for caption in index.captions(clip))
+        words = frequent_words(texts, config.words) if config.words else ()
+    return Tokenizer(config.max_text, words)
+
+
+def _captions(index: ClipIndex, tokenizer: Tokenizer) -> tuple[Captions, int]:
+    """Captions of every clip, and how many are cut; a clip without one gets the empty caption."""
     texts: list[str] = []
     kinds: list[str] = []
     start = [0]
@@ -184,11 +203,11 @@ def _captions(index: ClipIndex, max_text: int) -> tuple[Captions, int]:
         texts += [c.text for c in found] or [""]
         kinds += [c.kind for c in found] or ["none"]
         start.append(len(texts))
-    counts = np.array([ByteTokenizer.count(text) for text in texts], np.int32)
-    tokenizer = ByteTokenizer(max_text)
+    counts = np.array([tokenizer.count(text) for text in texts], np.int32)
+    most = tokenizer.max_tokens
     tokens = np.array(
-        [n if n <= max_text else len(tokenizer.encode(t))
+        [n if n <= most else len(tokenizer.encode(t))
          for n, t in zip(counts.tolist(), texts, strict=True)], np.int32,
     )  # fmt: skip
     captions = Captions(np.array(start, np.int64), texts, kinds, tokens)
-    return captions, int((counts > max_text).sum())
+    return captions, int((counts > most).sum())

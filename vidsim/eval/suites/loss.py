@@ -10,7 +10,6 @@ import numpy as np
 from vidsim.core.errors import bad
 from vidsim.core.patching import patchify
 from vidsim.data.geometry import GeometryConfig
-from vidsim.data.tokenizer import ByteTokenizer
 from vidsim.diffusion.losses import velocity_weight
 from vidsim.eval.clips import Alignment, EvalClip, index_clips, world_clips
 from vidsim.eval.result import SuiteResult
@@ -100,7 +99,7 @@ def clip_losses(
         for i, clip in enumerate(clips)
     ]
     grids = [model.grid.grid(request) for request in requests]
-    text = [ByteTokenizer(model.limits.text).encode(request.prompt) for request in requests]
+    text = [model.tokenizer(model.limits.text).encode(request.prompt) for request in requests]
     rows = pack_rows([int(np.prod(g)) for g in grids], [len(t) for t in text], model.limits)
     validate = jax.jit(model.task.validation)
     losses, power = np.zeros((len(clips), len(suite.times))), np.zeros(len(clips))

@@ -18,6 +18,7 @@ import numpy as np
 from vidsim.core.errors import bad, nearest
 from vidsim.worlds.shapes import vocabulary as v
 
+PERIODS = (16, 24, 32)  # of backgrounds, pixels; the longest only in frames of 96 and more
 CROSSING_SHARE = 0.15  # of the objects may reach over the frame's border
 BOUNCING_SHARE = 0.3  # of the moving objects in clips of at least BOUNCE_FRAMES
 BOUNCE_FRAMES = 9
@@ -43,6 +44,7 @@ def draw_scene(
     count: int,
     split: str,
     fixed: Mapping[str, str],
+    anchored: bool = False,
 ) -> dict[str, Any]:
     """Draws one scene.
 
@@ -50,12 +52,15 @@ def draw_scene(
     count   number of objects
     split   every object's (colour, shape, pattern) is in this part of the combinations
     fixed   pinned attributes of the scene and of its first object; pins beat the split
+    anchored  periodic backgrounds start at the frame's corner, with the shortest period
     Returns the truth (see the module)
     Raises  BadInput for an unknown pin or word
     """
     check_pins(fixed)
     # What there is comes before where it is, so that one stream gives the same looks at every size.
     background = _background(rng, min(height, width), fixed)
+    if anchored:
+        background |= {"period": PERIODS[0], "phase": [0, 0]}
     style = fixed.get("style") or _pick(rng, v.STYLES)
     looks = _looks(rng, count, background["pattern"], split, fixed)
     frame = (height, width, num_frames, fps)
@@ -122,7 +127,7 @@ def _hopeless(pins: Mapping[str, str], pattern: str, split: str) -> bool:
 
 
 def _background(rng: random.Random, short: int, fixed: Mapping[str, str]) -> dict[str, Any]:
-    period = _pick(rng, (16, 24) if short < 96 else (16, 24, 32))
+    period = _pick(rng, PERIODS[:2] if short < 96 else PERIODS)
     return {
         "pattern": fixed.get("pattern") or _pick(rng, v.PATTERNS),
         "tint": fixed.get("tint") or _pick(rng, tuple(v.TINTS)),

@@ -36,6 +36,9 @@ class ShapesWorld:
     objects       exactly so many instead
     sizes, frames                 only these of the mix (height, width in pixels; frames)
     size_weights, frame_weights   how often each of them, instead of the mix's weights
+    anchored      periodic backgrounds start at the frame's corner with one period, instead of at a
+                  drawn place with a drawn period: what a caption does not say is then drawn for
+                  the objects alone, which a small model learns much sooner
     """
 
     name: ClassVar[str] = "shapes"
@@ -50,6 +53,7 @@ class ShapesWorld:
     frames: tuple[int, ...] | None = None
     size_weights: tuple[float, ...] | None = None
     frame_weights: tuple[float, ...] | None = None
+    anchored: bool = False
 
     def __post_init__(self) -> None:
         if self.split not in base.SPLITS:
@@ -153,6 +157,7 @@ class ShapesWorld:
             count=count,
             split=self.split,
             fixed=fixed,
+            anchored=self.anchored,
         )
         words = captions(truth, rng)
         return base.ClipInfo(num_frames, height, width, truth["fps"], words, truth)
