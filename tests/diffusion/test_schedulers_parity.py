@@ -27,8 +27,8 @@ def _velocity(x, t):
     return (x - _network(x, t)) / t
 
 
-def _ours(name, grid, noise):
-    solver, x, visited = make_solver(name), jnp.asarray(noise), []
+def _ours(name, grid, noise, draws=None):
+    solver, x, visited = make_solver(name, draws), jnp.asarray(noise), []
     times = [jnp.full(noise.shape, t, jnp.float32) for t in grid]
     state = solver.init(x, times[0])
     for t, t_next in zip(times[:-2], times[1:-1], strict=True):
@@ -37,13 +37,14 @@ def _ours(name, grid, noise):
     return [*visited, np.asarray(solver.final(_network, lambda t: t, x, times[-2], state))]
 
 
-def _theirs(scheduler, noise):
+def _theirs(scheduler, noise, draws=None):
     """Samples after each of their calls, with the time the network was asked at."""
     x, visited = torch.from_numpy(noise.copy()), []
     scheduler.set_begin_index(0)
-    for timestep in scheduler.timesteps:
+    for step, timestep in enumerate(scheduler.timesteps):
         sigma = float(scheduler.sigmas[scheduler.step_index or 0])
-        x = scheduler.step(_velocity(x, sigma), timestep, x, return_dict=False)[0]
+        more = {"variance_noise": torch.from_numpy(np.array(draws(step)))} if draws else {}
+        x = scheduler.step(_velocity(x, sigma), timestep, x, return_dict=False, **more)[0]
         visited.append(x.numpy().copy())
     return visited
 
@@ -72,6 +73,40 @@ def test_dpm_2m_equals_dpm_solver_multistep(noise, flow_shift):
     )
     scheduler.set_timesteps(8)
     _compare(_ours("dpm++2m", scheduler.sigmas.numpy(), noise), _theirs(scheduler, noise))
+
+
+@pytest.mark.parametrize("flow_shift", [1.0, 5.0])
+def test_sde_dpm_2m_equals_dpm_solver_multistep(noise, flow_shift):
+    scheduler = diffusers.DPMSolverMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=flow_shift,
+        algorithm_type="sde-dpmsolver++",
+    )  # fmt: skip
+    scheduler.set_timesteps(8)
+
+    def draws(step):
+        return jax.random.normal(jax.random.fold_in(jax.random.key(1), step), noise.shape)
+
+    ours = _ours("sde-dpm++2m", scheduler.sigmas.numpy(), noise, draws)
+    _compare(ours, _theirs(scheduler, noise, draws))
+
+
+@pytest.mark.parametrize("weights", ["bh1", "bh2"])
+@pytest.mark.parametrize("flow_shift", [1.0, 5.0])
+def test_unipc_equals_unipc_multistep(noise, weights, flow_shift):
+    """From their start at 1 - 1e-6, which makes the first step finite in log SNR."""
+    scheduler = diffusers.UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=flow_shift,
+        solver_type=weights,
+    )  # fmt: skip
+    scheduler.set_timesteps(8)
+    noise = noise[None, :, None, None]  # theirs wants a batch of images
+    name = {"bh1": "unipc-bh1", "bh2": "unipc"}[weights]
+    ours = _ours(name, scheduler.sigmas.numpy(), noise)
+    theirs = _theirs(scheduler, noise)
+    # bh1 of theirs multiplies infinity by 0 in the step to time 0 and ends in NaN
+    kept = slice(0, -1 if weights == "bh1" else None)
+    _compare(ours[kept], theirs[kept])
+    assert np.isfinite(ours[-1]).all()
 
 
 def test_heun_equals_flow_match_heun(noise):

@@ -10,66 +10,22 @@ noise fit the same loop. `final` returns the network's x: the last step of every
 
 All steps are written with the ratio t_next / t instead of the velocity (x_t - x) / t wherever they
 can be: nothing is divided by a small time, and a step to t = 0 returns x exactly.
+
+Published schedulers take the same steps on other times. Before the shift, `steps` points are
+1..1/steps here (`times.time_grid`); diffusers' UniPC spaces 1..1/1000 and drops that end, its
+DPM-Solver++ spaces 0.999..0 and drops that end, its FlowMatchEuler spaces 1..1/1000 and keeps both.
+All append 0. diffusers' UniPC starts at 1 - 1e-6 and so corrects its first step and reuses it.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from vidsim.core.errors import bad, nearest
-from vidsim.diffusion.process import log_snr
-
-Denoise = Callable[[jax.Array, jax.Array], jax.Array]
-Lift = Callable[[jax.Array], jax.Array]
-State = Any
-
-# Divisor of a time that is 0 (padding, empty slots): any positive number keeps these tokens finite.
-TINY = 1e-6
-
-
-class Solver(Protocol):
-    """One way to move from time t to a smaller time.
-
-    evaluations  network calls a step
-    order        global order of convergence in the step size
-    """
-
-    evaluations: int
-    order: int
-
-    def init(self, x: jax.Array, t: jax.Array) -> State:
-        """The state before the first step, in the shapes it will keep; x is the sample at t."""
-        ...
-
-    def step(
-        self,
-        denoise: Denoise,
-        lift: Lift,
-        x: jax.Array,
-        t: jax.Array,
-        t_next: jax.Array,
-        state: State,
-    ) -> tuple[jax.Array, State]:
-        """x at time t to x at time t_next, 0 < t_next <= t."""
-        ...
-
-    def final(
-        self, denoise: Denoise, lift: Lift, x: jax.Array, t: jax.Array, state: State
-    ) -> jax.Array:
-        """x at the last positive time t to x at time 0."""
-        ...
-
-
-def toward(x_t: jax.Array, x: jax.Array, ratio: jax.Array) -> jax.Array:
-    """Moves x_t along the straight line to x: time t becomes ratio * t. Exactly x at ratio 0."""
-    return ratio * x_t + (1.0 - ratio) * x
-
-
-def ratio_of(t: jax.Array, t_next: jax.Array) -> jax.Array:
-    """t_next / t, and 0 where t is 0."""
-    return t_next / jnp.maximum(t, TINY)
+from vidsim.diffusion.multistep import DpmPlusPlus2M, UniPC
+from vidsim.diffusion.solver_base import TINY, Denoise, Lift, Solver, State, ratio_of, toward
+from vidsim.diffusion.stochastic import Noise, SdeDpmPlusPlus2M, SdeEuler
 
 
 class Euler:
@@ -109,41 +65,43 @@ class Heun:
         return denoise(x, t)
 
 
-class DpmPlusPlus2M:
-    """DPM-Solver++(2M): second order with one call a step (arXiv:2211.01095 algorithm 2).
+SOLVERS: dict[str, Callable[[], Solver]] = {
+    "euler": Euler,
+    "heun": Heun,
+    "dpm++2m": DpmPlusPlus2M,
+    "unipc": UniPC,
+    "unipc-bh1": lambda: UniPC("bh1"),
+}
+# These draw noise at every step.
+STOCHASTIC: dict[str, Callable[[Noise, float], Solver]] = {
+    "sde-euler": SdeEuler,
+    "sde-dpm++2m": SdeDpmPlusPlus2M,
+}
+NAMES = (*SOLVERS, *STOCHASTIC)
 
-    Extrapolates x linearly in the log signal-to-noise ratio from the previous step's prediction.
-    The first step has no predecessor, and a step that started at t = 1 (infinitely far in that
-    ratio) is no help to the next one: these two are first order.
+
+def check_solver(name: str, strength: float = 1.0) -> None:
+    """Raises BadInput for an unknown name (with the nearest) or a strength outside 0..1."""
+    if name not in NAMES:
+        raise bad("solver", f"unknown name {name!r}", nearest(name, NAMES))
+    if not 0.0 <= strength <= 1.0:
+        raise bad("solver strength", f"{strength}", "0 (no noise) to 1")
+
+
+def make_solver(name: str, noise: Noise | None = None, strength: float = 1.0) -> Solver:
+    """The solver of that name.
+
+    noise     step i32[] -> standard normal in the shape of x; only drawn from by STOCHASTIC ones
+    strength  of that noise: 0 is the deterministic solver, 1 the full SDE
+    Raises    BadInput for an unknown name, or a solver that lacks its noise
     """
-
-    evaluations = 1
-    order = 2
-
-    def init(self, x: jax.Array, t: jax.Array) -> State:
-        return jnp.zeros_like(x), t
-
-    def step(self, denoise, lift, x, t, t_next, state):
-        previous, t_previous = state
-        now = denoise(x, t)
-        width, width_next = log_snr(t) - log_snr(t_previous), log_snr(t_next) - log_snr(t)
-        usable = (t_previous > t) & (t_previous < 1.0)
-        stretch = jnp.where(usable, 0.5 * width_next / jnp.where(usable, width, 1.0), 0.0)
-        estimate = now + lift(stretch) * (now - previous)
-        return toward(x, estimate, lift(ratio_of(t, t_next))), (now, t)
-
-    def final(self, denoise, lift, x, t, state):
-        return denoise(x, t)
-
-
-SOLVERS: dict[str, type] = {"euler": Euler, "heun": Heun, "dpm++2m": DpmPlusPlus2M}
-
-
-def make_solver(name: str) -> Solver:
-    """The solver of that name. Raises BadInput naming the nearest known one."""
-    if name not in SOLVERS:
-        raise bad("solver", f"unknown name {name!r}", nearest(name, SOLVERS))
-    return SOLVERS[name]()
+    check_solver(name, strength)
+    if name in SOLVERS:
+        return SOLVERS[name]()
+    if noise is None:
+        raise bad("solver", f"{name!r} draws noise at every step and was given none",
+                  f"one of {', '.join(SOLVERS)}", "or pass noise")  # fmt: skip
+    return STOCHASTIC[name](noise, strength)
 
 
 def hold(denoise: Denoise, given: jax.Array, condition: jax.Array) -> Denoise:
