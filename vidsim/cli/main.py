@@ -17,9 +17,13 @@ COMMANDS = {
     "train": "train a VAE or a denoiser; the same command resumes",
     "encode": "write the latent cache of an index with a trained VAE",
     "sample": "text to video or image",
+    "animate": "an image becomes the first frame of a video",
+    "extend": "a video goes on, or gets a beginning",
     "eval": "score a checkpoint; table, results.json, report.html",
     "inspect": "parameters, optimizers, FLOPs and bytes of a config; row length for an index",
     "bench": "packing, data, vae, step: a table with ratios",
+    "launch": "job files and commands for gcloud, gke, skypilot, slurm; local processes",
+    "run": "supervises another command: restarts after crashes and preemptions, goodput ledger",
 }
 
 

@@ -1,0 +1,223 @@
+"""Longer than one window: clean latents from the window before, new ones beside them.
+
+A window is one clip of the denoiser. Its first latents (forward) or last ones (backward) are those
+that the window before made, at noise level 0; the others start from noise. Latents are never
+decoded and encoded again on the way. A window that does not reach the start of the video begins
+mid-stream: its first position in time is 1, there is no latent of a lone first frame.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from vidsim.core.errors import bad
+from vidsim.core.host_random import stable_hash
+from vidsim.generate.conditions import Condition, given_frames
+from vidsim.generate.model import Model
+from vidsim.generate.pack import MAX_SEED, Request
+from vidsim.generate.sample import Progress, SamplerConfig, sample_latents
+
+UNTRAINED_LATENTS = 9  # latent frames of a window when the checkpoint does not say what it has seen
+Latents = list[np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowConfig:
+    """How a video longer than a clip is cut.
+
+    frames   of one window; 0: the longest that the model was trained on
+    overlap  latent frames taken over from the window before; 0: a third of the window
+    """
+
+    frames: int = 0
+    overlap: int = 0
+
+    def __post_init__(self) -> None:
+        if self.frames < 0 or self.overlap < 0:
+            raise bad("WindowConfig", f"{self}", "0 or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """Latent frames of a window, and how many of them the window before gives."""
+
+    latents: int
+    overlap: int
+
+
+def plan_window(model: Model, height: int, width: int, config: WindowConfig) -> Window:
+    """The window for frames of a size.
+
+    Raises  BadInput when it does not fit a row, or has no room for new frames
+    """
+    grid = model.grid
+    _, h, w = grid.grid(Request("", height, width))
+    room = model.limits.tokens // (h * w)
+    if room < 2:
+        raise bad("--size", f"{width}x{height}", f"two latent frames in {model.limits.tokens} "
+                  "tokens", "ask for a smaller size")  # fmt: skip
+    latents = min(room, longest(model))
+    if config.frames:
+        grid.grid(Request("", height, width, config.frames))
+        latents = grid.latent_frames(config.frames)
+        if latents > room:
+            most = 1 + (room - 1) * grid.time_stride
+            raise bad("--window", f"{config.frames} frames of {width}x{height}", f"at most {most}")
+    overlap = config.overlap or max(1, latents // 3)
+    if overlap >= latents:
+        raise bad("--overlap", f"{overlap} latent frames", f"below the window's {latents}")
+    return Window(latents, overlap)
+
+
+def longest(model: Model) -> int:
+    """Latent frames of the longest clip that the model was trained on."""
+    return int(model.config.get("longest", 0)) or UNTRAINED_LATENTS
+
+
+def roll_forward(
+    model: Model,
+    requests: Sequence[Request],
+    known: Sequence[np.ndarray],
+    new: int,
+    window: Window,
+    config: SamplerConfig,
+    progress: Progress | None = None,
+    *,
+    number: int = 0,
+    whole: bool = True,
+) -> Iterator[Latents]:
+    """New latents after known ones, a window at a time, for several clips side by side.
+
+    requests  prompt, size, rate and seed of each clip; their durations are not read
+    known     latents f32[t,h,w,c] of each clip, equally many; t = 0 begins a video
+    new       latent frames to make
+    number    windows made before; each window draws noise of its own
+    whole     known[...][0] is the latent of the video's first frame
+    Yields    the new latents of each clip
+    """
+    tails, done = list(known), 0
+    left = _windows(new, tails[0].shape[0], window)
+    for index in range(left):
+        g = tails[0].shape[0]
+        m = min(window.latents - g, new - done)
+        made = _one(
+            model, requests, tails, m, True, 0 if whole else 1, number + index, config,
+            _numbered(progress, index, left),
+        )  # fmt: skip
+        fresh = [latent[g:] for latent in made]
+        yield fresh
+        done += m
+        joined = [np.concatenate([t, f]) for t, f in zip(tails, fresh, strict=True)]
+        whole = whole and joined[0].shape[0] <= window.overlap
+        tails = [latent[-window.overlap :] for latent in joined]
+
+
+def roll_backward(
+    model: Model,
+    requests: Sequence[Request],
+    known: Sequence[np.ndarray],
+    new: int,
+    window: Window,
+    config: SamplerConfig,
+    progress: Progress | None = None,
+) -> Latents:
+    """New latents before known ones: the last window made holds the video's first frame.
+
+    known    mid-stream latents of the frames that follow
+    new      latent frames to make, the first of which stands for one frame
+    Returns  the new latents of each clip, in order of time
+    """
+    tails, parts, done = list(known), [], 0
+    left = _windows(new, tails[0].shape[0], window)
+    for index in range(left):
+        k = tails[0].shape[0]
+        m = min(window.latents - k, new - done)
+        first = 0 if done + m == new else 1
+        made = _one(
+            model, requests, tails, m, False, first, index, config, _numbered(progress, index, left)
+        )
+        parts.append([latent[:m] for latent in made])
+        done += m
+        tails = [latent[: window.overlap] for latent in made]
+    return [np.concatenate([p[i] for p in reversed(parts)]) for i in range(len(requests))]
+
+
+def fill(
+    model: Model,
+    requests: Sequence[Request],
+    head: Sequence[np.ndarray],
+    tail: Sequence[np.ndarray],
+    new: int,
+    config: SamplerConfig,
+    progress: Progress | None = None,
+) -> Latents:
+    """New latents between a head (from the start of its clip) and a mid-stream tail, one window."""
+    g, k = head[0].shape[0], tail[0].shape[0]
+    t = g + new + k
+    patch = model.task.cfg.latent.patch
+    conditions, asked = [], []
+    for request, a, b in zip(requests, head, tail, strict=True):
+        base = np.concatenate([a, np.zeros((new, *a.shape[1:]), np.float32), b])
+        conditions.append(Condition(base, given_frames(base, g, k, patch)))
+        asked.append(_lasting(model, request, t))
+    made = sample_latents(model, asked, config, progress, conditions)
+    return [latent[g : g + new] for latent in made]
+
+
+def window_seed(seed: int, number: int) -> int:
+    """The seed of a window's noise; the first window keeps the request's own."""
+    return seed if number == 0 else stable_hash("window", seed, number) % MAX_SEED
+
+
+def _one(
+    model: Model,
+    requests: Sequence[Request],
+    known: Sequence[np.ndarray],
+    m: int,
+    forward: bool,
+    first: int,
+    number: int,
+    config: SamplerConfig,
+    progress: Progress | None,
+) -> Latents:
+    g = known[0].shape[0]
+    patch = model.task.cfg.latent.patch
+    conditions: list[Condition | None] = []
+    asked = []
+    for request, latent in zip(requests, known, strict=True):
+        blank = np.zeros((m, *latent.shape[1:]), np.float32)
+        base = np.concatenate([latent, blank] if forward else [blank, latent])
+        given = given_frames(base, g if forward else 0, 0 if forward else g, patch)
+        conditions.append(Condition(base, given, first) if g or first else None)
+        seed = window_seed(request.seed, number)
+        asked.append(dataclasses.replace(_lasting(model, request, g + m), seed=seed))
+    return sample_latents(model, asked, config, progress, conditions)
+
+
+def _lasting(model: Model, request: Request, latents: int) -> Request:
+    return dataclasses.replace(request, num_frames=1 + (latents - 1) * model.grid.time_stride)
+
+
+def _windows(new: int, known: int, window: Window) -> int:
+    """How many windows make `new` latents after (or before) `known` ones."""
+    count, overlap = 0, known
+    if known >= window.latents:
+        raise bad("window", f"{known} given latent frames", f"below the window's {window.latents}")
+    while new > 0:
+        new -= window.latents - overlap
+        overlap = min(window.overlap, window.latents)
+        count += 1
+    return count
+
+
+def _numbered(progress: Progress | None, index: int, windows: int) -> Progress | None:
+    """Progress over all windows, so that the time left is that of the whole."""
+    if progress is None or windows == 1:
+        return progress
+    report: Callable[[str, int, int], None] = progress
+
+    def show(stage: str, done: int, of: int) -> None:
+        report(stage, index * of + done, windows * of)
+
+    return show
