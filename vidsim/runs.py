@@ -25,9 +25,10 @@ from vidsim.models.latents import LatentConfig
 from vidsim.models.vae import Vae, VaeConfig
 from vidsim.models.vae_linear import BlockMoments
 from vidsim.parallel.mesh import ParallelConfig, build_mesh
+from vidsim.parallel.processes import agree, check_devices
 from vidsim.store.shards import LatentCache
 from vidsim.store.weights import load_model, save_model
-from vidsim.store.workdir import Workdir
+from vidsim.store.workdir import Workdir, code_facts
 from vidsim.tasks.autoencoding import (
     Autoencoding,
     AutoencodingConfig,
@@ -128,7 +129,9 @@ def train_vae(run: VaeRun, workdir: str | Path) -> Trained:
     """Trains an autoencoder and exports its averaged weights and latent statistics to vae/."""
     index = ClipIndex.open(run.data.index)
     batches = vae_batches(run, index)
+    agree({"config": to_dict(run), "index": index.hash, "code": code_facts()["vidsim"]})
     program = vae_program(run, batches)
+    _check_chips(program)
     folder = Workdir.open(workdir, to_dict(run), {"index": index.hash}, _free())
     try:
         done = train(program, batches, run.run, folder, label="vae")
@@ -222,7 +225,10 @@ def train_denoiser(run: DenoiserRun, workdir: str | Path) -> Trained:
     """Trains a denoiser; the cache's VAE is copied beside it, so that the folder samples alone."""
     cache = LatentCache.open(run.data.cache)
     run = resolve_denoiser(run, cache)
+    agree({"config": to_dict(run), "cache": cache.hash, "code": code_facts()["vidsim"]})
     program, plan = denoiser_program(run, cache)
+    agree({"plan": plan.digest(0)})
+    _check_chips(program)
     batches = packed_batches(cache, plan, run.run.steps)
     folder = Workdir.open(workdir, to_dict(run), {"cache": cache.hash}, _free())
     try:
@@ -260,6 +266,12 @@ def copy_vae(source: Path, target: Path, expected: str) -> None:
         raise bad(f"{source}", f"is VAE {model.hash[:12]}", f"latents are of {expected[:12]}",
                   "encode again with this VAE")  # fmt: skip
     save_model(target, model.config, model.params, model.extra)
+
+
+def _check_chips(program: Program) -> None:
+    """The start-up check, wherever a chip may be broken or out of reach."""
+    if jax.process_count() > 1 or program.mesh.devices.flat[0].platform != "cpu":
+        check_devices(program.mesh)
 
 
 def _free() -> tuple[str, ...]:

@@ -23,7 +23,10 @@ AXES = ("data", "fsdp", "context", "tensor")
 class Layout(Protocol):
     """What `build_mesh` needs: sizes along AXES for a number of devices, and slices."""
 
-    slices: int
+    @property
+    def slices(self) -> int:
+        """Groups of devices joined by the data-centre network."""
+        ...
 
     def shape(self, num_devices: int) -> tuple[int, ...]:
         """Sizes along AXES."""
