@@ -14,6 +14,17 @@ NO_CHECKPOINT = 46
 DISK_FULL = 47
 
 RESTARTABLE = frozenset({PREEMPTED, WATCHDOG})
+GIVE_UP = frozenset({BAD_USE, NON_FINITE, BAD_DATA, NO_CHECKPOINT, DISK_FULL})
+MEANINGS = {
+    DONE: "done",
+    BAD_USE: "bad use",
+    PREEMPTED: "stopped and saved",
+    WATCHDOG: "watchdog",
+    NON_FINITE: "non-finite limit",
+    BAD_DATA: "bad-data limit",
+    NO_CHECKPOINT: "no valid checkpoint",
+    DISK_FULL: "disk full",
+}
 
 
 class RunEnded(RuntimeError):
