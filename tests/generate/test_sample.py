@@ -9,6 +9,7 @@ from tests.generate.tiny_generator import TASK, make_model
 from vidsim.core.errors import BadInput
 from vidsim.data.packing import RowLimits
 from vidsim.diffusion.guidance import GuidanceConfig
+from vidsim.diffusion.solvers import NAMES, STOCHASTIC
 from vidsim.generate import sample as sampling
 from vidsim.generate.pack import Request
 from vidsim.generate.sample import SamplerConfig, lay_out, sample, sample_latents
@@ -45,6 +46,31 @@ def test_a_clip_alone_equals_the_clip_among_others(together, i):
     (alone,) = sample_latents(make_model(), [REQUESTS[i]], CONFIG)
     assert np.isfinite(alone).all()
     np.testing.assert_allclose(alone, together[i], atol=ROUNDING, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "solver,noise", [(s, "shared") for s in NAMES] + [(s, "token") for s in STOCHASTIC]
+)
+def test_neighbours_change_nothing_for_any_solver(solver, noise):
+    """Another row, another place in it, other neighbours: SDE solvers draw by request and step."""
+    config = dataclasses.replace(CONFIG, solver=solver, noise=noise)
+    packed = sample_latents(make_model(), REQUESTS, config)
+    alone = sample_latents(make_model(), REQUESTS[4:3:-1] + REQUESTS[1:0:-1], config)
+    for i, latent in zip((4, 1), alone, strict=True):
+        np.testing.assert_allclose(latent, packed[i], atol=ROUNDING, rtol=0)
+
+
+@pytest.mark.parametrize("solver", STOCHASTIC)
+def test_sde_solvers_draw_by_seed(solver):
+    config = dataclasses.replace(CONFIG, solver=solver)
+    same = dataclasses.replace(REQUESTS[0], seed=99)
+    made, other, plain = (
+        sample_latents(make_model(), [r], c)[0]
+        for r, c in ((REQUESTS[0], config), (same, config),
+                     (REQUESTS[0], dataclasses.replace(config, sde=0.0)))
+    )  # fmt: skip
+    assert np.abs(made - other).max() > 100 * ROUNDING
+    assert np.abs(made - plain).max() > 100 * ROUNDING
 
 
 def test_a_shorter_row_gives_the_same_clip(together):
@@ -128,7 +154,7 @@ def test_bad_requests_are_refused_before_anything_is_compiled():
         (model, [Request("x", 20, 16)], "nearest 16x16"),
         (model, [Request("x", 16, 16, 4)], "nearest"),
         (small, [Request("x", 64, 64)], "64 tokens"),
-        (small, [Request("0123456789", 16, 16)], "10 bytes"),
+        (small, [Request("0123456789", 16, 16)], "10 tokens"),
     ]:
         with pytest.raises(BadInput, match=says):
             sample(bad_model, requests, CONFIG)

@@ -44,6 +44,12 @@ def hash_uniform(seed: int, name: str, ids: np.ndarray) -> np.ndarray:
     return (hash_u64(seed, name, ids) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
+def hash_normal(seed: int, name: str, ids: np.ndarray) -> np.ndarray:
+    """float64 standard normal, one for each id, keyed by (seed, name, id); Box and Muller's map."""
+    radius = np.sqrt(-2.0 * np.log1p(-hash_uniform(seed, name + "/radius", ids)))
+    return radius * np.cos(2.0 * np.pi * hash_uniform(seed, name + "/angle", ids))
+
+
 def clip_key(clip_id: str, piece: int, occurrence: int) -> int:
     """The uint32 that keys the randomness of a piece of a clip; never 0 (an empty slot)."""
     return stable_hash("clip", clip_id, int(piece), int(occurrence)) % 0xFFFFFFFF + 1

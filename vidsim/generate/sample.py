@@ -1,8 +1,8 @@
 """Text to video: the one sampler. Requests of any sizes go through the denoiser in packed rows.
 
-A clip is a function of its request and the sampler's settings. Its noise is keyed by (seed, index
-of the token in the clip) and attention stays inside a clip, so neighbours in the batch change a
-clip by rounding alone.
+A clip is a function of its request and the sampler's settings. Its noise is keyed by (seed, step,
+place in the clip) and attention stays inside a clip, so neighbours in the batch change a clip by
+rounding alone.
 """
 
 import functools
@@ -14,21 +14,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from vidsim.core.errors import bad
-from vidsim.core.keys import stream
 from vidsim.core.patching import unpatchify
 from vidsim.data.packing import RowLimits
 from vidsim.data.tokenizer import clean
 from vidsim.diffusion.guidance import GuidanceConfig
 from vidsim.diffusion.segments import spread
-from vidsim.diffusion.solvers import integrate, make_solver
+from vidsim.diffusion.solvers import check_solver, integrate, make_solver
 from vidsim.diffusion.times import time_grid
 from vidsim.generate.conditions import Condition, place, steer
 from vidsim.generate.model import Model
+from vidsim.generate.noise import Noise, check_kind
 from vidsim.generate.pack import Request, bucket, build_batch, fit_limits, pack_rows, row_spans
 from vidsim.models.codec import CodecConfig, decode_clips
 from vidsim.models.latents import denormalise
 from vidsim.tasks.base import Batch, Params
-from vidsim.tasks.denoising import Denoising, batch_noise
+from vidsim.tasks.denoising import Denoising
 from vidsim.tasks.prompting import Text
 
 Progress = Callable[[str, int, int], None]
@@ -38,9 +38,11 @@ Progress = Callable[[str, int, int], None]
 class SamplerConfig:
     """How noise becomes clips.
 
-    solver    name in `diffusion.solvers`: euler, heun, ...
+    solver    name in `diffusion.solvers`: euler, heun, ..., or one that draws noise: sde-euler, ...
     steps     of the solver
     guidance  how strongly prompts are followed
+    noise     "shared": sizes of one seed share their coarse noise; "token": nothing in common
+    sde       0..1, how much noise a solver that draws it adds at each step
     max_rows  rows of one batch at most; bounds memory
     codec     how much the VAE decodes at once
     """
@@ -48,11 +50,14 @@ class SamplerConfig:
     solver: str = "heun"
     steps: int = 20
     guidance: GuidanceConfig = GuidanceConfig(scale=3.0)
+    noise: str = "shared"
+    sde: float = 1.0
     max_rows: int = 8
     codec: CodecConfig = field(default_factory=CodecConfig)
 
     def __post_init__(self) -> None:
-        make_solver(self.solver)
+        check_solver(self.solver, self.sde)
+        check_kind(self.noise)
         if self.steps < 1:
             raise bad("--steps", f"{self.steps}", "at least 1")
         if self.max_rows < 1:
@@ -182,7 +187,7 @@ def _sample_rows(
     if config.guidance.needed:
         text = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), text,
                             _encode(task, params, negative))  # fmt: skip
-    noise_RNP = _noise(batch)
+    noise = Noise(config.noise, batch, spans, layout.grids, rows, latent.patch)
     segment_RN = jnp.asarray(batch["patch_segment"])
     facts = {name: jnp.asarray(value) for name, value in batch.items() if name != "patches"}
     tokens_RS = jnp.asarray(batch["grid"].prod(-1))
@@ -193,12 +198,12 @@ def _sample_rows(
             _denoise(task, config.guidance, params, facts, text, x_RNP, t_RS, condition_RN)
         )
 
-    denoise, noise_RNP, start_RS = steer(placed, latent, segment_RN, noise_RNP, network)
+    denoise, noise_RNP, start_RS = steer(placed, latent, segment_RN, noise.start(), network)
     x_RNP = integrate(
         denoise,
         noise_RNP,
         time_grid(task.cfg.times, config.steps, tokens_RS, start_RS),
-        make_solver(config.solver),
+        make_solver(config.solver, noise.at, config.sde),
         lambda t_RS: _lift(t_RS, segment_RN),
         report,
     )
@@ -223,13 +228,6 @@ def _denoise(
 @functools.partial(jax.jit, static_argnames=("task",))
 def _encode(task: Denoising, params: Params, batch: Batch) -> Text:
     return task.encode_text(params, batch, jnp.zeros(batch["clip_key"].shape, bool))
-
-
-@jax.jit
-def _noise(batch: Batch) -> jax.Array:
-    """Where sampling starts; padding is zero, as the network answers it, and so stays zero."""
-    noise_RNP = batch_noise(stream(0, "sample/noise"), batch)
-    return jnp.where((batch["patch_segment"] > 0)[..., None], noise_RNP, 0.0)
 
 
 @jax.jit
