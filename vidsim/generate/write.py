@@ -23,6 +23,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 from PIL import Image, PngImagePlugin
 
 from vidsim.core.errors import bad, nearest
+from vidsim.generate.provenance import append_xmp_box, insert_xmp_extension, xmp_packet
 
 _BT709 = 1  # code of the primaries, the transfer and the matrix in H.264 and VP9 alike
 _EXACT_CHROMA = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INP | Interpolation.ACCURATE_RND
@@ -64,6 +65,21 @@ class Written:
     notices: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Note:
+    """What a file says about itself: facts as JSON ("" for none), digital source type."""
+
+    comment: str
+    source: str | None
+
+    def tags(self, ending: str) -> dict[str, str]:
+        """Tags of a video container; .mp4 keeps no tags of its own naming."""
+        tags = {"comment": self.comment} if self.comment else {}
+        if self.source and ending != ".mp4":
+            tags["digital_source_type"] = self.source
+        return tags
+
+
 def check_media(path: str | os.PathLike[str], num_frames: int, fps: float = 1.0) -> Path:
     """Says before any work is done whether `write_media` could write such a video.
 
@@ -93,12 +109,14 @@ def write_media(
     video_THWC: np.ndarray,
     fps: float,
     metadata: Mapping[str, Any] | None = None,
+    source: str | None = None,
 ) -> Written:
     """Writes frames to `path`, in the format of its ending.
 
     video_THWC  uint8, RGB
     fps         frames a second
     metadata    JSON-able facts (prompt, seed, ...), stored as the file's comment
+    source      IPTC digital source type that the file shall declare (generate/provenance.py)
     Returns     what was written; a notice where an odd size got a row or column more for yuv420p
     Raises      BadInput as `check_media`, and for pixels that are not uint8 RGB
     """
@@ -112,8 +130,9 @@ def write_media(
     comment = json.dumps(dict(metadata), sort_keys=True) if metadata else ""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    note = Note(comment, source)
     try:
-        notices = _write(partial, path.suffix.lower(), video_THWC, float(fps), comment)
+        notices = _write(partial, path.suffix.lower(), video_THWC, float(fps), note)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -124,19 +143,23 @@ def write_media(
 
 
 def _write(
-    partial: Path, ending: str, video_THWC: np.ndarray, fps: float, comment: str
+    partial: Path, ending: str, video_THWC: np.ndarray, fps: float, note: Note
 ) -> tuple[str, ...]:
     if ending in IMAGES:
-        _write_image(partial, IMAGES[ending], video_THWC[0], comment)
+        _write_image(partial, IMAGES[ending], video_THWC[0], note)
         return ()
     if ending == ".gif":
-        _write_gif(partial, video_THWC, fps, comment)
+        _write_gif(partial, video_THWC, fps, note.comment)
+        if note.source:
+            insert_xmp_extension(partial, xmp_packet(note.source))
         return ()
     codec = CODECS[ending]
     notices: tuple[str, ...] = ()
     if codec.pixels == "yuv420p":
         video_THWC, notices = _even(video_THWC)
-    _encode(partial, codec, video_THWC, fps, comment)
+    _encode(partial, codec, video_THWC, fps, note.tags(ending))
+    if note.source and ending == ".mp4":
+        append_xmp_box(partial, xmp_packet(note.source))
     return notices
 
 
@@ -150,13 +173,14 @@ def _even(video_THWC: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     return padded, (f"{size}: the last row or column repeated, yuv420p needs even sizes",)
 
 
-def _encode(partial: Path, codec: Codec, video_THWC: np.ndarray, fps: float, comment: str) -> None:
+def _encode(
+    partial: Path, codec: Codec, video_THWC: np.ndarray, fps: float, tags: Mapping[str, str]
+) -> None:
     _, H, W, _ = video_THWC.shape
     rate = Fraction(fps).limit_denominator(1001)
     options = dict(codec.container_options)
     with av.open(str(partial), "w", format=codec.container, options=options) as out:
-        if comment:
-            out.metadata["comment"] = comment
+        out.metadata.update(tags)
         stream = out.add_stream(codec.encoder, rate=rate, options=dict(codec.options))
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = W, H, codec.pixels
@@ -178,15 +202,20 @@ def _encode(partial: Path, codec: Codec, video_THWC: np.ndarray, fps: float, com
         out.mux(stream.encode(None))
 
 
-def _write_image(partial: Path, kind: str, frame_HWC: np.ndarray, comment: str) -> None:
+def _write_image(partial: Path, kind: str, frame_HWC: np.ndarray, note: Note) -> None:
     image = Image.fromarray(frame_HWC)
+    packet = xmp_packet(note.source) if note.source else None
     if kind == "PNG":
         info = PngImagePlugin.PngInfo()
-        if comment:
-            info.add_itxt("comment", comment)
+        if note.comment:
+            info.add_itxt("comment", note.comment)
+        if packet:
+            info.add_itxt("XML:com.adobe.xmp", packet.decode())
         image.save(partial, kind, pnginfo=info, optimize=True)
     else:
-        extra = {"comment": comment.encode()} if comment else {}
+        extra: dict[str, Any] = {"comment": note.comment.encode()} if note.comment else {}
+        if packet:
+            extra["xmp"] = packet
         image.save(partial, kind, quality=95, subsampling=0, **extra)
 
 
