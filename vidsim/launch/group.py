@@ -55,8 +55,8 @@ def run_group(
 
     A stop request sends SIGTERM to all; who is still there after `grace_s`, or at a second request,
     gets SIGKILL with everything it started. When one fails, the others have `settle_s` (after 42
-    `grace_s`, since they may be saving) to end too, then SIGTERM, then SIGKILL after 5 s: a process
-    that waits for a lost peer inside a collective does not leave by itself.
+    `grace_s`, since they may be saving) to end too, then SIGTERM, and SIGKILL `settle_s` later: a
+    process that waits for a lost peer inside a collective does not leave by itself.
 
     watch   called about ten times a second
     """
@@ -95,7 +95,7 @@ def _wait(
                     tell_at_s = now + (grace_s if codes[i] == PREEMPTED else settle_s)
         left = [p for i, p in enumerate(processes) if i not in codes]
         if left and not told and (stop.count or now >= tell_at_s):
-            told, kill_at_s = True, now + (grace_s if stop.count else 5.0)
+            told, kill_at_s = True, now + (grace_s if stop.count else settle_s)
             for process in left:
                 process.send_signal(signal.SIGTERM)
         if left and (now >= kill_at_s or stop.count > 1):

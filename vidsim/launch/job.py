@@ -10,7 +10,7 @@ from vidsim.launch.flags import flag_variables
 from vidsim.launch.shape import Shape
 
 MOUNTS = "/gcs"  # buckets appear below this folder on every host
-_BUCKET = re.compile(r"gs://([a-z0-9][a-z0-9._-]*[a-z0-9])(/.*)?")
+_BUCKET = re.compile(r"gs://([a-z0-9][a-z0-9._-]{1,61}[a-z0-9])(/.*)?")
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vidsim.store.manifest import NAME as MANIFEST
+from vidsim.store.manifest import write_atomic
 from vidsim.train.events import read_metrics
 
 LEDGER = "goodput.jsonl"
@@ -118,9 +119,8 @@ class Ledger:
 
     def _append(self, record: dict[str, Any]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        torn = self.path.exists() and not self.path.read_bytes().endswith(b"\n")
-        with self.path.open("a") as stream:
-            stream.write(("\n" if torn else "") + json.dumps(record) + "\n")
+        lines = "".join(json.dumps(r) + "\n" for r in (*self.records(), record))
+        write_atomic(self.path, lines.encode())  # a last line torn by a fall goes
 
     def _provenance(self) -> int | None:
         path = self.workdir / "provenance.json"
