@@ -12,9 +12,15 @@ from vidsim.core.errors import BadInput
 from vidsim.data.pipeline import make_plan, packed_batches
 from vidsim.data.plan import PlanConfig
 from vidsim.runs import build_run
-from vidsim.scaling.compute import MIN_STEPS, solve_steps, step_flops
-from vidsim.scaling.families import FAMILIES, MULTIPLES
-from vidsim.scaling.presets import SIZE_EXPONENT, multiple_of, preset
+from vidsim.scaling.compute import MIN_STEPS, solve_steps, spent_flops, step_flops
+from vidsim.scaling.families import FAMILIES, MULTIPLES, Shape
+from vidsim.scaling.presets import (
+    SIZE_EXPONENT,
+    block_parameters,
+    multiple_of,
+    preset,
+    transformer_parameters,
+)
 from vidsim.tasks.denoising import Denoising
 from vidsim.train.flops import step_flops as batch_flops
 
@@ -41,10 +47,18 @@ def test_every_member_spends_its_multiple_of_base(members):
 
 def test_sizes_follow_the_published_exponent_anchored_at_base(members):
     for name in FAMILIES:
-        found = members[name, "size"]
-        for multiple, member in found.items():
-            law = found["base"].parameters * MULTIPLES[multiple] ** SIZE_EXPONENT
-            assert member.parameters == pytest.approx(law, rel=LADDER), (name, multiple)
+        sizes = {m: block_parameters(s) for m, s in FAMILIES[name].shapes.items()}
+        assert sizes.keys() == set(MULTIPLES.values())
+        for multiple, size in sizes.items():
+            law = sizes[1] * multiple**SIZE_EXPONENT
+            assert size == pytest.approx(law, rel=LADDER), (name, multiple)
+
+
+def test_block_parameters_are_the_matrices_of_the_blocks():
+    dit = preset("host", "base").run.denoising.dit
+    one, two = (transformer_parameters(dataclasses.replace(dit, layers=n)) for n in (1, 2))
+    # norms, biases and tables are the rest of a block
+    assert two - one == pytest.approx(block_parameters(Shape(dit.width, dit.heads, 1)), rel=0.01)
 
 
 def test_pod_has_the_sizes_of_the_report_with_heads_of_128(members):
@@ -92,16 +106,21 @@ def test_planned_count_is_the_count_of_the_assembled_batch():
 def test_solved_runs_spend_their_ratio_on_the_plan_itself():
     cfg, plan, _ = _small()
     every = step_flops(cfg, plan)
-    spent = np.cumsum([next(every) for _ in range(16 * 60)])
-    solved = solve_steps(cfg, plan, [spent[59] * m for m in (1, 4, 15)])
-    assert solved[0][0] == 60
-    for (steps, flops), multiple in zip(solved, (1, 4, 15), strict=True):
-        assert flops == pytest.approx(spent[steps - 1])
-        assert flops / solved[0][1] == pytest.approx(multiple, rel=EXACT)
-        nearest = np.abs(spent - spent[59] * multiple).argmin()
-        assert steps == nearest + 1
+    counted = np.cumsum([next(every) for _ in range(16 * 60)])
+    base = counted[59]
+    spent = spent_flops(cfg, plan, base * 15)
+    np.testing.assert_allclose(spent, counted[: len(spent)])
+    assert spent[-2] < base * 15 <= spent[-1]
+    assert solve_steps(spent, base) == 60
+    for multiple in (4, 15):
+        steps = solve_steps(spent, base * multiple)
+        assert counted[steps - 1] / base == pytest.approx(multiple, rel=EXACT)
+        for other in (steps - 1, steps + 1):  # no other length comes nearer
+            assert abs(counted[steps - 1] - base * multiple) <= abs(
+                counted[other - 1] - base * multiple
+            )
     with pytest.raises(BadInput, match=f"at least {MIN_STEPS}"):
-        solve_steps(cfg, plan, [spent[5]])
+        solve_steps(spent, spent[5])
 
 
 def test_unknown_names_are_one_line_with_the_nearest():

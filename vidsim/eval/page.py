@@ -40,11 +40,17 @@ class Budget:
 
 @dataclass(frozen=True)
 class Curves:
-    """Plots of one training run, as <svg> elements, under a heading."""
+    """Plots as <svg> elements under a heading: of one training run, or of many.
+
+    intro   a sentence or two below the heading
+    tables  from `plain_table`, below the plots
+    """
 
     title: str
     plots: tuple[str, ...]
     facts: Mapping[str, Any] = field(default_factory=dict)
+    intro: str = ""
+    tables: tuple[str, ...] = ()
 
 
 def build_page(
@@ -111,6 +117,14 @@ def facts_block(facts: Mapping[str, Any]) -> str:
     """Names and values in a grid."""
     rows = (f"<div><dt>{_text(k)}</dt><dd>{_text(v)}</dd></div>" for k, v in facts.items())
     return f"<dl class='facts'>{''.join(rows)}</dl>" if facts else ""
+
+
+def plain_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of text; every cell is escaped."""
+    head = "".join(f"<th>{_text(name)}</th>" for name in heads)
+    body = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    inner = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
+    return f"<div class='wide'><table>{inner}</table></div>"
 
 
 def score_table(scores: Sequence[Score], outcomes: Sequence[Outcome] = ()) -> str:
@@ -205,7 +219,8 @@ def _section(title: str, intro: str, *blocks: str) -> str:
 
 def _curves_section(run: Curves) -> str:
     plots = "".join(f"<div>{svg}</div>" for svg in run.plots)
-    return _section(run.title, "", facts_block(run.facts), f"<div class='plots'>{plots}</div>")
+    shown = f"<div class='plots'>{plots}</div>" if plots else ""
+    return _section(run.title, run.intro, facts_block(run.facts), shown, *run.tables)
 
 
 def _result_section(result: SavedResult, budget: Budget) -> str:

@@ -95,6 +95,53 @@ def intervals_svg(
         return _svg(figure, title)
 
 
+def points_svg(
+    series: Mapping[str, Sequence[tuple[float, float, float, float]]],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str = "",
+    laws: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None,
+    marks: Mapping[str, float] | None = None,
+    log_y: bool = False,
+    join: bool = False,
+) -> str:
+    """Measurements with intervals over a logarithmic x axis.
+
+    series   name -> (x, y, low, high) each, x > 0; no whisker where a bound is NaN
+    laws     name -> (x, y) of curves drawn behind them
+    marks    name -> value of horizontal lines (chance)
+    join     whether the points of a series are joined
+    Returns  an <svg> element
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+        axes = figure.subplots()
+        colours = itertools.cycle(COLOURS)
+        for (name, (x, y)), colour in zip((laws or {}).items(), colours, strict=False):
+            axes.plot(x, y, color=colour, linewidth=1.2, linestyle=(0, (5, 3)), label=name)
+        for (name, points), colour in zip(series.items(), itertools.cycle(COLOURS), strict=False):
+            for x, _, low, high in points:
+                if math.isfinite(low) and math.isfinite(high):
+                    axes.plot([x, x], [low, high], color=colour, linewidth=1.8, alpha=0.4)
+            ordered = sorted(points)
+            axes.plot(
+                [p[0] for p in ordered], [p[1] for p in ordered], "o-" if join else "o",
+                color=colour, markersize=4.5, linewidth=1.0, label=name,
+            )  # fmt: skip
+        for name, value in (marks or {}).items():
+            axes.axhline(value, color=COLOURS[6], linewidth=1.0, linestyle=(0, (2, 3)), label=name)
+        axes.set_xscale("log")
+        if log_y:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("{x:g}")
+        axes.set(title=title, xlabel=x_label, ylabel=y_label)
+        if len(series) + len(laws or {}) + len(marks or {}) > 1:
+            axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        return _svg(figure, title)
+
+
 def _draw_marks(axes: Axes, marks: Mapping[str, float]) -> None:
     for (name, value), colour in zip(marks.items(), COLOURS[1:], strict=False):
         axes.axvline(value, color=colour, linewidth=1.2, linestyle=(0, (4, 3)), label=name)

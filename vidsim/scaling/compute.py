@@ -49,22 +49,23 @@ def epoch_mean(cfg: DenoisingConfig, plan: Plan) -> float:
     return float(np.mean([next(every) for _ in range(steps)]))
 
 
-def solve_steps(cfg: DenoisingConfig, plan: Plan, targets: list[float]) -> list[tuple[int, float]]:
-    """The run length whose spent FLOPs come nearest to each target.
+def spent_flops(cfg: DenoisingConfig, plan: Plan, until: float) -> np.ndarray:
+    """float64[steps]: FLOPs spent after each step of a plan, to the first that reaches `until`."""
+    total, spent, every = 0.0, [], step_flops(cfg, plan)
+    while total < until:
+        total += next(every)
+        spent.append(total)
+    return np.asarray(spent)
 
-    targets  FLOPs, rising
-    Returns  (steps, FLOPs spent) for each target
-    Raises   BadInput when a target is less than `MIN_STEPS` steps, so that it cannot be met
+
+def solve_steps(spent: np.ndarray, target: float) -> int:
+    """The run length whose spent FLOPs come nearest to a target.
+
+    spent    from `spent_flops`, at least up to the target
+    Raises   BadInput when that is less than `MIN_STEPS` steps, so that it cannot be met within 1%
     """
-    found: list[tuple[int, float]] = []
-    steps, spent, every = 0, 0.0, step_flops(cfg, plan)
-    for target in targets:
-        while spent < target:
-            before, one = spent, next(every)
-            spent, steps = spent + one, steps + 1
-        near = (steps - 1, before) if target - before < spent - target else (steps, spent)
-        if near[0] < MIN_STEPS:
-            raise bad("scaling", f"{target:.3g} FLOPs are {near[0]} steps",
-                      f"at least {MIN_STEPS}", "smaller steps (plan.rows_per_step)")  # fmt: skip
-        found.append(near)
-    return found
+    steps = int(np.abs(spent - target).argmin()) + 1
+    if steps < MIN_STEPS:
+        raise bad("scaling", f"{target:.3g} FLOPs are {steps} steps", f"at least {MIN_STEPS}",
+                  "smaller steps (plan.rows_per_step)")  # fmt: skip
+    return steps

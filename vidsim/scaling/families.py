@@ -11,11 +11,11 @@ from vidsim.core.errors import bad, nearest
 from vidsim.data.captions import CaptionConfig
 from vidsim.data.geometry import GeometryConfig
 from vidsim.data.plan import PlanConfig
-from vidsim.diffusion.masks import MaskConfig
 from vidsim.diffusion.times import TimeConfig
 from vidsim.models.dit_config import DiTConfig
 from vidsim.models.text import ByteEncoderConfig
 from vidsim.parallel.mesh import ParallelConfig
+from vidsim.quickstart import denoiser_run, encode_config
 from vidsim.tasks.denoising import DenoisingConfig
 from vidsim.train.optim import OptimConfig
 
@@ -72,32 +72,24 @@ def family(name: str) -> Family:
     return FAMILIES[name]
 
 
-_SHORT = CaptionConfig(weights=(("short", 0.85), ("descriptive", 0.15)))
-_WORLD_GEOMETRY = GeometryConfig(max_area=0, max_frames=33, max_tokens=576, decimate_share=0.1)
-# The quickstart's recipe: what is learnt of a world of shapes within minutes.
-_WORLD_TASK = DenoisingConfig(
-    dit=DiTConfig(patch_width=256, text_width=128, loop="unroll"),
-    text=ByteEncoderConfig(width=128, heads=4, mlp_width=256, layers=2),
-    times=TimeConfig(base_tokens=64, base_shift=1.5),
-    prediction="residual", channel_weight=0.7,
-    masks=MaskConfig(none=0.8, first=0.05, prefix=0.05, suffix=0.03, first_last=0.03,
-                     random=0.04),
-)  # fmt: skip
+# The quickstart's recipe, whatever it is: what is learnt of a world of shapes within minutes.
+_RECIPE = denoiser_run("latents", None, 1000)
+_WORLD_TASK = dataclasses.replace(  # 64 latent channels in patches of 2x2 cells
+    _RECIPE.denoising, dit=dataclasses.replace(_RECIPE.denoising.dit, patch_width=256)
+)
 
 _LAPTOP = Family(
     name="laptop",
     about="2 CPU cores; all members with three seeds in under 90 minutes",
     base_flops=6e12,
-    shapes={1: Shape(128, 4, 6), 2: Shape(160, 4, 6), 4: Shape(192, 4, 6), 8: Shape(240, 4, 6),
-            16: Shape(256, 4, 8), 32: Shape(320, 5, 8)},
+    shapes={1: Shape(128, 4, 6), 2: Shape(160, 4, 6), 4: Shape(192, 4, 6), 8: Shape(224, 4, 6),
+            16: Shape(256, 4, 7), 32: Shape(320, 5, 7)},
     denoising=_WORLD_TASK,
-    plan=PlanConfig(row_tokens=576, row_text=1152, row_segments=32, rows_per_step=4,
-                    group_rows=2, pool_rows=256, window_clips=4096, cost_width=256),
-    optim=OptimConfig(name="muon", lr=0.02, adam_lr=0.003, warmup_steps=50, schedule="wsd",
-                      decay_share=0.2),
-    ema_decay=0.995,
-    captions=_SHORT,
-    reference="shapes", geometry=_WORLD_GEOMETRY, max_text=255,
+    plan=_RECIPE.plan,
+    optim=dataclasses.replace(_RECIPE.optim, schedule="wsd", decay_share=0.2),
+    ema_decay=_RECIPE.run.ema_decay,
+    captions=_RECIPE.captions,
+    reference="shapes", geometry=encode_config().geometry, max_text=encode_config().max_text,
 )  # fmt: skip
 
 _GPU = dataclasses.replace(
@@ -107,13 +99,11 @@ _GPU = dataclasses.replace(
     "where 5% of 1e15 is reached, resumable at any point",
     base_flops=2e15,
     shapes={1: Shape(256, 4, 6), 2: Shape(320, 5, 6), 4: Shape(384, 6, 6), 8: Shape(384, 6, 9),
-            16: Shape(512, 8, 8), 32: Shape(512, 8, 12)},
+            16: Shape(512, 8, 7), 32: Shape(512, 8, 11)},
     denoising=dataclasses.replace(
-        _WORLD_TASK,
-        dit=DiTConfig(patch_width=256, text_width=256, dtype="bfloat16", loop="unroll"),
-        text=ByteEncoderConfig(width=256, heads=4, mlp_width=1024, layers=2, dtype="bfloat16"),
+        _WORLD_TASK, dit=dataclasses.replace(_WORLD_TASK.dit, dtype="bfloat16")
     ),
-    plan=PlanConfig(row_tokens=2304, row_text=4608, row_segments=128, rows_per_step=16,
+    plan=PlanConfig(row_tokens=2304, row_text=1792, row_segments=128, rows_per_step=16,
                     group_rows=4, pool_rows=256, window_clips=8192, cost_width=384),
     ema_decay=0.999,
 )  # fmt: skip
@@ -165,4 +155,14 @@ _POD = dataclasses.replace(
     devices=64, topology="v5p:4x4x4",
 )  # fmt: skip
 
-FAMILIES = {f.name: f for f in (_LAPTOP, _GPU, _HOST, _POD)}
+FAMILIES: Mapping[str, Family] = {f.name: f for f in (_LAPTOP, _GPU, _HOST, _POD)}
+
+
+def debug_family(chosen: Family) -> Family:
+    """A form of a family that two cores finish in minutes: the same road, little learnt."""
+    shapes = {m: Shape(16 * (m.bit_length() + 2), 2, 3) for m in chosen.shapes}
+    plan = dataclasses.replace(chosen.plan, rows_per_step=2, group_rows=1, pool_rows=32)
+    return dataclasses.replace(
+        chosen, name=f"{chosen.name}:debug", base_flops=2e11, shapes=shapes, plan=plan,
+        optim=dataclasses.replace(chosen.optim, warmup_steps=10), ema_decay=0.98,
+    )  # fmt: skip

@@ -3,8 +3,8 @@
 Copies of the report that made the comparison known give its largest member as 32x in some places
 and as 16x in others; both are here. Two readings of "more compute":
 
-size   separate models. Parameters grow as compute to the power SIZE_EXPONENT, the published
-       compute-optimal exponent of diffusion transformers (arXiv:2410.08184, table of fits: N_opt
+size   separate models. Parameters of the blocks grow as compute to the power SIZE_EXPONENT, the
+       published compute-optimal exponent of diffusion transformers (arXiv:2410.08184: N_opt
        proportional to C^0.5681), anchored at `base`; the peak rate falls with parameters to the
        power RATE_EXPONENT (arXiv:2411.17470)
 steps  one model, that of 4x, trained for longer
@@ -39,7 +39,6 @@ class Preset:
 
     target_flops    training FLOPs asked for: a multiple of the family's base
     step_flops      mean training FLOPs of a step on the family's reference clips
-    parameters      of the transformer, without the text encoder
     run             the whole configuration; its steps spend `target_flops` on reference clips
     devices         how many the mesh of `run` is meant for
     topology        TPU slice that it is meant for, None where it needs no TPU
@@ -50,7 +49,6 @@ class Preset:
     by: str
     target_flops: float
     step_flops: float
-    parameters: int
     run: DenoiserRun
     devices: int
     topology: str | None
@@ -59,6 +57,11 @@ class Preset:
     def flops(self) -> float:
         """What the run spends on reference clips."""
         return self.run.run.steps * self.step_flops
+
+    @property
+    def parameters(self) -> int:
+        """Of the transformer, without the text encoder."""
+        return transformer_parameters(self.run.denoising.dit)
 
 
 def preset(
@@ -79,17 +82,13 @@ def preset(
     chosen, multiple = family(family_name), multiple_of(name)
     if by not in BY:
         raise bad("--by", repr(by), nearest(by, BY))
-    task = member_task(chosen, multiple, by)
     per_step = reference_step_flops(chosen.name, multiple if by == "size" else MIDDLE)
     target = chosen.base_flops * multiple
     steps = round(target / per_step)
     if steps < MIN_STEPS:
         raise bad("preset", f"{family_name} {name} has {steps} steps", f"at least {MIN_STEPS}")
     run = member_run(chosen, multiple, by, steps, cache=cache, held_out=held_out, seed=seed)
-    return Preset(
-        chosen.name, name, by, target, per_step, transformer_parameters(task.dit), run,
-        chosen.devices, chosen.topology,
-    )  # fmt: skip
+    return Preset(chosen.name, name, by, target, per_step, run, chosen.devices, chosen.topology)
 
 
 def multiple_of(name: str) -> int:
@@ -115,10 +114,9 @@ def member_task(chosen: Family, multiple: int, by: str) -> DenoisingConfig:
 
 
 def member_optim(chosen: Family, multiple: int, by: str) -> OptimConfig:
-    """The optimizer of a member: the family's rates, moved by the member's parameters."""
-    ours = transformer_parameters(member_task(chosen, multiple, by).dit)
-    middle = transformer_parameters(member_task(chosen, MIDDLE, by).dit)
-    factor = (ours / middle) ** RATE_EXPONENT
+    """The optimizer of a member: the family's rates, moved by the parameters of its blocks."""
+    ours = block_parameters(member_shape(chosen, multiple, by))
+    factor = (ours / block_parameters(chosen.shapes[MIDDLE])) ** RATE_EXPONENT
     adam = chosen.optim.adam_lr
     return dataclasses.replace(
         chosen.optim, lr=chosen.optim.lr * factor, adam_lr=None if adam is None else adam * factor
@@ -155,6 +153,11 @@ def reference_step_flops(family_name: str, multiple: int) -> float:
     chosen = FAMILIES[family_name]
     plan = reference_plan(chosen.reference, chosen.geometry, chosen.max_text, chosen.plan)
     return epoch_mean(member_task(chosen, multiple, "size"), plan)
+
+
+def block_parameters(shape: Shape) -> int:
+    """Parameters in the matrices of all blocks: 8 width^2 of attention, as much of the MLP."""
+    return 16 * shape.layers * shape.width**2
 
 
 @functools.cache

@@ -14,12 +14,11 @@ from vidsim.core.host_random import generator
 from vidsim.data.bench_packing import mixed
 from vidsim.data.geometry import GeometryConfig, make_pieces
 from vidsim.data.plan import Plan, PlanConfig
+from vidsim.data.tokenizer import Tokenizer, frequent_words
+from vidsim.quickstart import WORLD, encode_config
 from vidsim.worlds.base import from_spec
 
-SHAPES = (
-    "shapes?split=train&size=4000&max_objects=2"
-    "&frames=1,5,9,17,33&frame_weights=0.42,0.28,0.2,0.06,0.04"
-)
+SHAPES = WORLD.format(split="train", size=4000, seed=0)
 SHORT_SHARE = 0.85  # of the shapes world's captions that are the short one
 BYTES_A_WORD_PIECE = 4  # English text; `mixed` counts captions in word pieces
 CLIPS = 20_000
@@ -51,8 +50,10 @@ def _shapes() -> Any:
     world = from_spec(SHAPES)
     infos = [world.info(i) for i in range(len(world))]
     short = generator(0, "reference captions").random(len(infos)) < SHORT_SHARE
+    every = (caption.text for info in infos for caption in info.captions)
+    tokenizer = Tokenizer(encode_config().max_text, frequent_words(every, encode_config().words))
     text = [
-        1 + len(info.captions[0 if brief else -1].text)
+        tokenizer.count(info.captions[0 if brief else -1].text)
         for info, brief in zip(infos, short, strict=True)
     ]
     return _Columns(
