@@ -4,6 +4,7 @@ import argparse
 import importlib
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -19,8 +20,13 @@ COMMANDS = {
     "sample": "text to video or image",
     "animate": "an image becomes the first frame of a video",
     "extend": "a video goes on, or gets a beginning",
+    "loop": "seamless loops, from a clip or from a prompt alone",
+    "join": "connect two clips, or blend two prompts or clips along time",
+    "edit": "a video under a new prompt, as far from itself as --strength says",
     "eval": "score a checkpoint; table, results.json, report.html",
     "inspect": "parameters, optimizers, FLOPs and bytes of a config; row length for an index",
+    "plan": "compile for a TPU slice without having one: memory, FLOPs, collectives, fits or not",
+    "scaling": "train base, 4x, 16x of a family and compare them; scaling.json, report.html",
     "bench": "packing, data, vae, step: a table with ratios",
     "launch": "job files and commands for gcloud, gke, skypilot, slurm; local processes",
     "run": "supervises another command: restarts after crashes and preemptions, goodput ledger",
@@ -64,8 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def split_settings(words: list[str]) -> list[str]:
-    """Turns --config.a.b=value into the plain setting a.b=value; leaves everything else."""
-    return [w.removeprefix("--config.") if w.startswith("--config.") else w for w in words]
+    """Turns --config.a.b=value and --a.b=value into the setting a.b=value; leaves the rest."""
+    return [re.sub(r"^--(?:config\.(?=\w)|(?=\w+\.[\w.]*=))", "", w) for w in words]
 
 
 def _quiet() -> None:
