@@ -62,7 +62,7 @@ def _xmp(packet):
 
 
 def _gif_extensions(data):
-    """Application extensions of a GIF by a walk over its blocks (GIF89a, appendix A), to its end."""
+    """Application extensions of a GIF by a walk over all its blocks (GIF89a, appendix A)."""
     at = 13 + (3 << ((data[10] & 7) + 1) if data[10] & 0x80 else 0)
     names, packet = [], b""
     while data[at] != 0x3B:

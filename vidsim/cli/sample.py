@@ -1,58 +1,124 @@
 """`vidsim sample`: text to video or image files."""
 
 import argparse
+import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from vidsim.core.errors import bad
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from vidsim.generate.model import Model
+    from vidsim.generate.pack import Request
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
-    parser.add_argument("--ckpt", required=True, help="work directory of a denoiser")
-    what = parser.add_mutually_exclusive_group(required=True)
+    """The options of the command. None stands for "not said": see cli/settings.py."""
+    parser.add_argument("--ckpt", help="work directory of a denoiser")
+    parser.add_argument("--like", metavar="FILE",
+                        help="a file of this command: its settings, unless said here")  # fmt: skip
+    what = parser.add_mutually_exclusive_group()
     what.add_argument("--prompt", help="what the clip shows")
-    what.add_argument("--prompts", metavar="FILE",
-                      help="a prompt a line, or JSON lines")  # fmt: skip
-    parser.add_argument(
-        "--size", default="64x64", metavar="WxH", help="pixels, on the model's grid"
-    )
+    what.add_argument("--prompts", metavar="FILE", help="a prompt a line, or JSON lines")
+    parser.add_argument("--negative", help="what to lead away from")
+    parser.add_argument("--cut-prompt", action="store_true",
+                        help="cut prompts that are too long instead of refusing them")  # fmt: skip
+    parser.add_argument("--size", metavar="WxH",
+                        help="pixels (default 64x64); off the grid: cropped")  # fmt: skip
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--frames", type=int, help="1 makes an image (default 9)")
+    length.add_argument("--frames", type=int, help="1 makes an image (default 9, .png 1)")
     length.add_argument("--seconds", type=float, help="duration at --fps")
-    parser.add_argument("--fps", type=float, default=8.0, help="frames a second")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same clip")
-    parser.add_argument("--steps", type=int, default=20, help="steps of the solver")
-    parser.add_argument("--guidance", type=float, default=3.0, help="1 switches guidance off")
-    parser.add_argument("--solver", default="heun", help="euler, heun, ...")
-    parser.add_argument("--negative", default="", help="what to lead away from")
+    parser.add_argument("--fps", type=float, help="frames a second (default 8)")
+    parser.add_argument("--seed", type=int, help="same seed, same clip (default 0)")
+    parser.add_argument("--variations", "--n", type=int, metavar="N",
+                        help="N seeds of one prompt; contact sheet NAME-sheet.png")  # fmt: skip
+    parser.add_argument("--steps", type=int, help="steps of the solver (default 20)")
+    parser.add_argument("--guidance", type=float, help="1 switches it off (default 3)")
+    parser.add_argument("--guidance-range", metavar="LOW:HIGH",
+                        help="noise times at which to guide (default 0:1, all)")  # fmt: skip
+    parser.add_argument("--rescale", type=float,
+                        help="0..1, pulls the spread of guided clips back (default 0)")  # fmt: skip
+    parser.add_argument("--solver", help="euler, heun, dpm++2m, unipc, unipc-bh1, or with fresh "
+                        "noise at each step sde-euler, sde-dpm++2m (default heun)")  # fmt: skip
+    parser.add_argument("--sde", type=float, help="0..1, strength of that noise (default 1)")
+    parser.add_argument("--noise", help="shared: a seed has one layout at all sizes; token: each "
+                        "size its own (default shared)")  # fmt: skip
     parser.add_argument("--out", required=True,
-                        help="NAME.mp4 .webm .mkv .gif or .png; with --prompts a name whose stem "
+                        help="NAME.mp4 .webm .mkv .gif or .png; several clips: a name whose stem "
                         "gets a number")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
     """Makes the clips and writes them; everything is checked before anything is compiled."""
+    from vidsim.cli import settings
     from vidsim.cli.progress import stages
     from vidsim.cli.prompts import numbered, read_requests
-    from vidsim.diffusion.guidance import GuidanceConfig
+    from vidsim.generate.fit import fit
+    from vidsim.generate.made import variations
     from vidsim.generate.model import load
-    from vidsim.generate.sample import SamplerConfig, lay_out, sample
+    from vidsim.generate.provenance import GENERATED, signed
+    from vidsim.generate.sample import lay_out, sample
     from vidsim.generate.write import check_media, write_media
 
-    requests = read_requests(args)
-    paths = [args.out] if args.prompts is None else numbered(args.out, len(requests))
-    for path, request in zip(paths, requests, strict=True):
+    facts = settings.settle(args)
+    asked = read_requests(args)
+    if args.variations is not None:
+        if args.prompts is not None:
+            raise bad("--variations", "of a file of prompts", "of one --prompt")
+        asked = variations(asked[0], args.variations)
+    several = args.prompts is not None or args.variations is not None
+    paths = numbered(args.out, len(asked)) if several else [args.out]
+    for path, request in zip(paths, asked, strict=True):
         check_media(path, request.num_frames, request.fps)
-    config = SamplerConfig(args.solver, args.steps, GuidanceConfig(args.guidance))
-    model = load(args.ckpt)
+    config = settings.sampler(args)
+    model = load(args.ckpt, args.step)
+    notices = settings.compare(args, facts, model)
+    if args.cut_prompt:
+        asked = _cut_prompts(model, asked, notices)
+    fitted = [fit(model.grid, request) for request in asked]
+    requests = [one.sampled for one in fitted]
     lay_out(model, requests)
+    notices += dict.fromkeys(one.notice for one in fitted if one.notice)
+    print("\n".join(notices), end="\n" * bool(notices), flush=True)
     with stages("sample") as show:
         videos = sample(model, requests, config, show)
-    for path, video in zip(paths, videos, strict=True):
-        request = video.request
-        facts = {
-            "prompt": request.prompt, "negative": request.negative, "seed": request.seed,
-            "size": f"{request.width}x{request.height}", "frames": request.num_frames,
-            "fps": request.fps, "steps": args.steps, "guidance": args.guidance,
-            "solver": args.solver, **{k: str(v) for k, v in model.facts.items()},
-        }  # fmt: skip
-        written = write_media(path, video.video_THWC, video.fps, facts)
+    pixels = [one.cut(video.video_THWC) for one, video in zip(fitted, videos, strict=True)]
+    for path, request, video_THWC in zip(paths, asked, pixels, strict=True):
+        about = signed(settings.facts_of(args, request, model))
+        written = write_media(path, video_THWC, request.fps, about, GENERATED)
         print("\n".join([str(written.path), *written.notices]))
+    if args.variations is not None:
+        about = signed(settings.facts_of(args, asked[0], model) | {"variations": len(asked)})
+        print(write_media(sheet_path(args.out), sheet(pixels, asked), 1, about, GENERATED).path)
     return 0
+
+
+def sheet_path(out: str) -> pathlib.Path:
+    """NAME-sheet.png beside `out`."""
+    path = pathlib.Path(out)
+    return path.with_name(f"{path.stem}-sheet.png")
+
+
+def sheet(pixels: "Sequence[np.ndarray]", requests: "Sequence[Request]") -> "np.ndarray":
+    """The contact sheet of variations, uint8 [1,H,W,3]."""
+    from vidsim.generate.contact import contact_sheet
+
+    captions = [f"seed {request.seed}: {request.prompt}" for request in requests]
+    return contact_sheet(pixels, captions)[None]
+
+
+def _cut_prompts(model: "Model", asked: "Sequence[Request]", notices: list[str]) -> "list[Request]":
+    """Requests whose texts fit; what is cut is added to the notices."""
+    import dataclasses
+
+    from vidsim.generate.fit import cut_text
+
+    made = []
+    for request in asked:
+        prompt, said = cut_text(model, request.prompt)
+        negative, said_too = cut_text(model, request.negative, "--negative")
+        made.append(dataclasses.replace(request, prompt=prompt, negative=negative))
+        notices += [line for line in (said, said_too) if line and line not in notices]
+    return made

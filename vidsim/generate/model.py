@@ -21,6 +21,7 @@ import numpy as np
 
 from vidsim.config import from_dict
 from vidsim.core.errors import bad
+from vidsim.core.host_random import stable_hash
 from vidsim.core.trees import count, flatten
 from vidsim.data.packing import RowLimits
 from vidsim.data.plan import PlanConfig
@@ -130,7 +131,8 @@ def load_vae(path: str | os.PathLike[str], step: int | None = None, ema: bool = 
 def _restore(folder: Path, task: Any, step: int | None, ema: bool) -> tuple[Any, dict[str, Any]]:
     """Weights of a checkpoint and the facts that tell which they are."""
     item = "ema" if ema else "params"
-    found = CheckpointStore(folder / "checkpoints").load([item], step)
+    store = CheckpointStore(folder / "checkpoints")
+    found = store.load([item], step)
     for line in found.passed_over:
         print(f"{folder}: passed over a damaged checkpoint, {line}", flush=True)
     params = found.items[item]
@@ -140,7 +142,14 @@ def _restore(folder: Path, task: Any, step: int | None, ema: bool) -> tuple[Any,
         "step": found.step,
         "weights": "average" if ema else "last",
         "parameters": count(params),
+        "weights_id": _weights_id(store.manifest(found.step).arrays, item),
     }
+
+
+def _weights_id(arrays: Mapping[str, Mapping[str, Any]], item: str) -> str:
+    """What tells these weights from any others: a hash of their digests in the manifest."""
+    own = sorted((p, e["digest"]) for p, e in arrays.items() if p.split("/")[0] == item)
+    return f"{stable_hash(*(part for entry in own for part in entry)):016x}"
 
 
 def _check_task(folder: Path, config: Mapping[str, Any], wanted: str) -> None:

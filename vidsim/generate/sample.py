@@ -242,5 +242,8 @@ def _tokens(model: Model, text: str) -> np.ndarray:
     tokenizer = model.tokenizer(most)
     count = tokenizer.count(plain)
     if count > most:
-        raise bad("--prompt", f"{count - 1} tokens", f"at most {most - 1}", "shorten the prompt")
+        kept = tokenizer.decode(tokenizer.encode(plain))
+        raise bad("--prompt", f"{count - 1} tokens", f"at most {most - 1}",
+                  f"shorten it, or --cut-prompt: {count - most} tokens are cut and it ends at "
+                  f"'...{kept[-24:]}'")  # fmt: skip
     return tokenizer.encode(plain)
