@@ -165,6 +165,7 @@ def test_auto_is_named_by_platform_and_shape():
     assert attention.implementation_for("cpu", 64, 64) == "dense"
     assert attention.current_platform() == "cpu"
     assert attention.implementation_for("tpu", 64, 64) == "tpu_splash"
+    assert attention.implementation_for("cuda", 64, 64) == "gpu_flash"
     with pytest.raises(BadInput, match="attention: no implementation for platform 'quantum'"):
         attention.implementation_for("quantum")
     ids = jnp.ones((1, 4), jnp.int32)

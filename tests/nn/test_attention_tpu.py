@@ -140,6 +140,15 @@ def test_a_table_is_as_wide_as_the_longest_clip_can_reach():
             assert narrow.k_next.shape[2] < wide.k_next.shape[2]
 
 
+def test_a_clip_longer_than_the_tables_were_told_gives_no_numbers():
+    """On the host `refuse_bad_rows` says so in words; on the device the row cannot go unnoticed."""
+    ids = jnp.asarray(np.repeat([[1] * 512, range(1, 513)], 1, axis=0), jnp.int32)
+    x = jnp.ones((2, 512, 1, 8))
+    tables = splash_tables(ids, ids, 2, BLOCK)
+    out = attend_splash(x, x, x, tables, interpret=True)
+    assert np.all(np.isnan(out[0])) and np.all(np.asarray(out[1]) == 1.0)
+
+
 def test_blocks_are_whole_lanes_and_pad_little():
     assert [block_for(n) for n in (1, 128, 1000, 1024, 1100, 8192)] == [
         128, 128, 1024, 1024, 640, 1024,

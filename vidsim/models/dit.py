@@ -23,7 +23,7 @@ from vidsim.nn.rope import axis_widths, rotate, rotation
 from vidsim.nn.stack import init_stack, run_stack, stack_axes
 from vidsim.parallel.place import constrain
 
-ROWS_TOKENS = ("rows", "tokens", None)
+ROWS_TOKENS, ROWS = ("rows", "tokens", None), ("rows", None, None)
 
 
 class BlockContext(NamedTuple):
@@ -127,7 +127,9 @@ class Inputs(nn.Module):
                 rows = jnp.broadcast_to(table[None], (x.shape[0], *table.shape))
                 x = x + jnp.where((action_RN > 0)[..., None], per_token(rows, action_RN - 1), 0.0)
         hidden = Linear(cfg.text_width, d, ("text", "embed"), dtype=dtype, name="text_in")(text_RME)
-        text_RMD = Linear(d, d, ("embed", "text"), dtype=dtype, name="text_out")(gelu(hidden))
+        hidden = gelu(constrain(hidden, ROWS))
+        text_RMD = Linear(d, d, ("embed", "text"), dtype=dtype, name="text_out")(hidden)
+        text_RMD = constrain(text_RMD, ROWS)
         time_RKD, six_RK6D = TimeEmbedding(cfg.freq_width, d, name="time")(level_RK)
         return x.astype(dtype), text_RMD, time_RKD, six_RK6D
 
@@ -137,10 +139,11 @@ class Inputs(nn.Module):
         wave = sinusoid(100.0 * jnp.log(jnp.maximum(three_RS3, 1e-3)), self.cfg.freq_width)
         width = 3 * self.cfg.freq_width
         wave = wave.reshape(*wave.shape[:2], width)
-        hidden = nn.silu(Linear(width, self.cfg.width, ("time", "embed"), name="clip_in")(wave))
-        return Linear(
+        hidden = Linear(width, self.cfg.width, ("time", "embed"), name="clip_in")(wave)
+        out = Linear(
             self.cfg.width, self.cfg.width, ("embed", "time"), init="zero", name="clip_out"
-        )(hidden)
+        )(nn.silu(constrain(hidden, ROWS)))
+        return constrain(out, ROWS)
 
 
 class Head(nn.Module):
@@ -240,8 +243,15 @@ class DiT:
             level_index_RN=level_index_RN,
             text_RMD=text,
             turn=rotation(position_RN3, axis_widths(cfg.head_width), cfg.theta),
-            within=plan_attention(patch_segment_RN, patch_segment_RN, implementation=cfg.attention),
-            across=plan_attention(patch_segment_RN, text_segment_RM, implementation=cfg.attention),
+            within=plan_attention(
+                patch_segment_RN,
+                patch_segment_RN,
+                implementation=cfg.attention,
+                longest=cfg.longest_clip or None,
+            ),
+            across=plan_attention(
+                patch_segment_RN, text_segment_RM, implementation=cfg.attention, k_axis=None
+            ),
         )
         block = lambda p, x: _call(Block(cfg), p, x, context)  # noqa: E731
         x = constrain(x, ROWS_TOKENS)

@@ -28,6 +28,8 @@ class DiTConfig:
     num_actions      actions 1..num_actions are added to their tokens; 0 = the model has none
     dtype            operands of products and the residual stream: float32 or bfloat16
     attention        an implementation of vidsim.nn.attention, or auto
+    longest_clip     most tokens of a clip that attention must reach, 0 = a whole row; kernels with
+                     tables (TPU) skip what lies farther apart, and a longer clip gives NaN
     remat            none, full or save_attention
     loop             scan (one block is compiled) or unroll (all are; see vidsim.nn.stack)
     """
@@ -47,6 +49,7 @@ class DiTConfig:
     num_actions: int = 0
     dtype: str = "float32"
     attention: str = "auto"
+    longest_clip: int = 0
     remat: str = "none"
     loop: str = "scan"
 
@@ -63,6 +66,8 @@ class DiTConfig:
         if self.num_actions < 0:
             raise bad(f"{where}.num_actions", f"{self.num_actions}", "0 or more")
         compute_dtype(self.dtype, f"{where}.dtype")
+        if self.longest_clip < 0:
+            raise bad(f"{where}.longest_clip", f"{self.longest_clip}", "0 or more")
         if self.attention not in (*IMPLEMENTATIONS, "auto"):
             known = nearest(self.attention, (*IMPLEMENTATIONS, "auto"))
             raise bad(f"{where}.attention", repr(self.attention), known)

@@ -125,7 +125,9 @@ class _Network(nn.Module):
         self, text_ids_RM: jax.Array, segment_RM: jax.Array, position_RM: jax.Array
     ) -> jax.Array:
         cfg, e = self.cfg, self.cfg.width
-        plan = plan_attention(segment_RM, segment_RM, implementation=cfg.attention)
+        plan = plan_attention(
+            segment_RM, segment_RM, implementation=cfg.attention, q_axis=None, k_axis=None
+        )
         turn = rotation(position_RM[..., None], (e // cfg.heads,))
         x = Embed(
             cfg.vocab + len(cfg.words),

@@ -17,11 +17,20 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from vidsim.core.errors import bad, nearest
+from vidsim.nn.attention_context import (
+    QUERIES,
+    WHOLE,
+    attend_on_mesh,
+    current_mesh,
+    exchange_for,
+    prepare_slices,
+)
 from vidsim.nn.attention_cpu import LOW, SAVED, LivePairs, attend_blocks, live_pairs
+from vidsim.nn.attention_gpu import attend_gpu, gpu_ranges
 from vidsim.nn.attention_tpu import attend_splash, splash_tables
-from vidsim.parallel.rules import Rules
 
-PLATFORMS = ("cpu", "tpu")
+TPU, GPU = ("tpu",), ("gpu", "cuda", "rocm")
+EVERYWHERE = ("cpu", *TPU, *GPU)
 
 
 class Implementation(NamedTuple):
@@ -36,18 +45,19 @@ class Implementation(NamedTuple):
     prepare: Callable[..., Any]
     run: Callable[..., jax.Array]
     local: bool
-    platforms: tuple[str, ...] = PLATFORMS
+    platforms: tuple[str, ...] = EVERYWHERE
 
 
 @dataclasses.dataclass(frozen=True)
 class AttentionPlan:
-    """What one step's segments mean for one implementation."""
+    """What one step's segments mean for one implementation, and how tokens meet on the mesh."""
 
     implementation: str
+    exchange: str
     arrays: Any
 
 
-jax.tree_util.register_dataclass(AttentionPlan, ["arrays"], ["implementation"])
+jax.tree_util.register_dataclass(AttentionPlan, ["arrays"], ["implementation", "exchange"])
 
 
 def implementation_for(platform: str, n: int = 2**30, m: int = 2**30) -> str:
@@ -71,9 +81,11 @@ def implementation_for(platform: str, n: int = 2**30, m: int = 2**30) -> str:
     """
     if platform == "cpu":
         return "dense" if n * m <= 128 * 128 else "cpu_blocks"
-    if platform == "tpu":
+    if platform in TPU:
         return "tpu_splash"
-    raise bad("attention", f"no implementation for platform {platform!r}", "cpu or tpu")
+    if platform in GPU:
+        return "gpu_flash"
+    raise bad("attention", f"no implementation for platform {platform!r}", "cpu, gpu or tpu")
 
 
 def current_platform() -> str:
@@ -90,6 +102,8 @@ def plan_attention(
     implementation: str = "auto",
     platform: str | None = None,
     longest: int | None = None,
+    q_axis: str | None = "tokens",
+    k_axis: str | None = "tokens",
 ) -> AttentionPlan:
     """Everything that depends on segments alone.
 
@@ -100,6 +114,8 @@ def plan_attention(
     longest                     most tokens of a segment where queries and keys are the same tokens,
                                 None for no limit; kernels with tables cover no more than that, so
                                 check rows on the host with `refuse_bad_rows`
+    q_axis, k_axis              logical axes of the two: "tokens", which the mesh may split, or None
+                                for rows that are whole on every device (text)
     Raises                      BadInput for an unknown implementation, one that does not run on the
                                 platform, and a platform without any
     """
@@ -115,7 +131,12 @@ def plan_attention(
     if platform not in how.platforms:
         allowed = f"{name} runs on {', '.join(how.platforms)}"
         raise bad("attention", f"{name!r} on platform {platform!r}", allowed, "choose 'auto'")
-    return AttentionPlan(name, how.prepare(q_segment_RN, k_segment_RM, longest))
+    exchange = exchange_for(q_axis, k_axis) if how.local else WHOLE
+    if exchange == QUERIES:
+        arrays = prepare_slices(how.prepare, q_segment_RN, k_segment_RM)
+    else:
+        arrays = how.prepare(q_segment_RN, k_segment_RM, longest)
+    return AttentionPlan(name, exchange, arrays)
 
 
 def refuse_bad_rows(
@@ -151,19 +172,13 @@ def attend_planned(
 ) -> jax.Array:
     """softmax(q k / sqrt(E)) v within segments; softmax in float32; returns RNAE, dtype of v.
 
-    Raises BadInput when the implementation is local and the mesh does not divide rows or heads.
+    Raises BadInput when the implementation is local and the mesh does not divide its rows, tokens
+    or heads.
     """
     how = IMPLEMENTATIONS[plan.implementation]
-    mesh = jax.sharding.get_abstract_mesh()
-    if not how.local or mesh.empty or mesh.size == 1:
+    if not how.local or current_mesh() is None:
         return how.run(q_RNAE, k_RMAE, v_RMAE, plan.arrays)
-    spec = Rules().spec(("rows", None, "heads", None), "attention")
-    Rules().sharding(mesh, ("rows", None, "heads", None), q_RNAE.shape, "attention")
-    rows_only = jax.tree.map(lambda _: jax.sharding.PartitionSpec(spec[0]), plan.arrays)
-    run = jax.shard_map(
-        how.run, in_specs=(spec, spec, spec, rows_only), out_specs=spec, check_vma=False
-    )
-    return run(q_RNAE, k_RMAE, v_RMAE, plan.arrays)
+    return attend_on_mesh(how.run, plan.exchange, q_RNAE, k_RMAE, v_RMAE, plan.arrays)
 
 
 def attend(
@@ -221,8 +236,12 @@ def _blocks_segments(
 IMPLEMENTATIONS: dict[str, Implementation] = {
     "dense": Implementation(_dense_segments, _dense, local=False),
     "cpu_blocks": Implementation(_blocks_segments, _blocks, local=True),
-    "tpu_splash": Implementation(splash_tables, attend_splash, local=True, platforms=("tpu",)),
+    "tpu_splash": Implementation(splash_tables, attend_splash, local=True, platforms=TPU),
     "tpu_splash_interpreted": Implementation(
         splash_tables, functools.partial(attend_splash, interpret=True), local=True
+    ),
+    "gpu_flash": Implementation(gpu_ranges, attend_gpu, local=True, platforms=GPU),
+    "gpu_flash_interpreted": Implementation(
+        gpu_ranges, functools.partial(attend_gpu, interpret=True), local=True
     ),
 }

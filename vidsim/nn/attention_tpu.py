@@ -32,6 +32,7 @@ class SplashTables(NamedTuple):
 
     q_ids, k_ids    i32[R, n, block] segment ids, padding replaced by an id that meets nothing
     q_met           bool[R, N] the query has a key
+    cut             bool[R] the tables are too narrow for the row
     k_next          i32[R, n, W] key block to load in each step of a query block, inside the row
     k_live          i8[R, n, W] whether the step computes
     k_live_forward  the same with one tile for lines that have none, so that no softmax is empty
@@ -41,6 +42,7 @@ class SplashTables(NamedTuple):
     q_ids: jax.Array
     k_ids: jax.Array
     q_met: jax.Array
+    cut: jax.Array
     k_next: jax.Array
     k_live: jax.Array
     k_live_forward: jax.Array
@@ -63,8 +65,9 @@ def splash_tables(
 
     q_segment_RN, k_segment_RM  ascending ids from 1 in row order, 0 only at the end
     longest                     most tokens of a segment, where queries and keys are the same
-                                tokens; None: as many as the row has. The result is silently wrong
-                                where a segment is longer: `attention.refuse_bad_rows` on the host.
+                                tokens; None: as many as the row has. A row with a longer one that
+                                the tables cannot hold gives NaN: `attention.refuse_bad_rows` tells
+                                before.
     most                        upper limit of a tile's side
     Raises                      BadInput when the tables exceed the scalar memory
     """
@@ -77,9 +80,11 @@ def splash_tables(
     q_next, q_live = _line(pairs.q_range, tall)
     never = ~k_live.any(-1, keepdims=True) & (jnp.arange(wide) == 0)[None, None]
     bits = lambda x: x.astype(jnp.int8)  # noqa: E731
+    reach = [(x[..., 1] - x[..., 0]).max(-1) for x in (pairs.k_range, pairs.q_range)]
+    cut = (reach[0] > wide) | (reach[1] > tall)
     q_met = _met(q_segment_RN, k_segment_RM)
     return SplashTables(
-        pairs.q_segment, pairs.k_segment, q_met, k_next, bits(k_live),
+        pairs.q_segment, pairs.k_segment, q_met, cut, k_next, bits(k_live),
         bits(k_live | never), q_next, bits(q_live),
     )  # fmt: skip
 
@@ -125,7 +130,8 @@ def attend_splash(
     tables: SplashTables,
     interpret: bool = False,
 ) -> jax.Array:
-    """softmax(q k / sqrt(E)) v within segments; zeros where a query has no key. Returns RNAE.
+    """softmax(q k / sqrt(E)) v within segments; zeros where a query has no key, NaN where the
+    tables are too narrow. Returns RNAE.
 
     interpret  runs the kernel's program in XLA instead of compiling it: for tests on other devices
     Raises     BadInput when the tables of this device's rows exceed the scalar memory
@@ -139,7 +145,8 @@ def attend_splash(
     )
     out = _kernel(tables, interpret)(q, k, v, _segment_ids(tables))
     out = out.reshape(heads, rows, -1, width)[:, :, :n].transpose(1, 2, 0, 3)
-    return jnp.where(tables.q_met[..., None, None], out, 0)
+    out = jnp.where(tables.q_met[..., None, None], out, 0)
+    return jnp.where(tables.cut[:, None, None, None], jnp.nan, out)
 
 
 def _lay(x_RNAE: jax.Array, ids: jax.Array) -> jax.Array:
