@@ -12,59 +12,43 @@ from vidsim.eval.plots import points_svg
 from vidsim.eval.result import SavedResult, SavedSample
 from vidsim.scaling.compare import AT_CHANCE, Reading, Verdict, emergence, skill_share
 from vidsim.scaling.fit import MIN_POINTS, Fit
-from vidsim.scaling.measure import Measured
-from vidsim.scaling.summary import (
-    WORLD_NOTE,
-    comparisons,
-    fits,
-    losses_SN,
-    member_groups,
-    right_SN,
-    skill_readings,
-    summarise,
-)
+from vidsim.scaling.summary import WORLD_NOTE, Findings, losses_SN, right_SN, summarise
 from vidsim.store.manifest import write_atomic
 
 SUMMARY, PAGE = "scaling.json", "report.html"
 FLOPS = "training FLOPs"
 
 
-def write_comparison(
-    folder: Path, measured: Sequence[Measured], presets: Sequence[str], facts: Mapping[str, Any]
-) -> Path:
+def write_comparison(folder: Path, found: Findings, facts: Mapping[str, Any]) -> Path:
     """Writes scaling.json, then the page; returns the page's path.
 
     facts  of the comparison: family, reading, base FLOPs, date, hardware
     """
-    summary = summarise(measured, presets, facts)
-    text = json.dumps(summary, indent=1, allow_nan=False) + "\n"
+    text = json.dumps(summarise(found, facts), indent=1, allow_nan=False) + "\n"
     write_atomic(folder / SUMMARY, text.encode())
-    return write_page(folder / PAGE, page(folder, measured, presets, facts))
+    return write_page(folder / PAGE, page(folder, found, facts))
 
 
-def page(
-    folder: Path, measured: Sequence[Measured], presets: Sequence[str], facts: Mapping[str, Any]
-) -> str:
+def page(folder: Path, found: Findings, facts: Mapping[str, Any]) -> str:
     """The page as one document."""
     sections = [
-        _loss_section(measured), _band_section(measured), _verdict_section(measured, presets),
-        _skill_section(measured, presets), _emergence_section(measured),
+        _loss_section(found), _band_section(found), _verdict_section(found),
+        _skill_section(found), _emergence_section(found),
     ]  # fmt: skip
     lead = (
-        f"{', '.join(presets)}: the same autoencoder, data order, held-out clips, prompts, noise, "
-        "sampler and guidance; training FLOPs differ."
+        f"{', '.join(found.presets)}: the same autoencoder, data order, held-out clips, prompts, "
+        "noise, sampler and guidance; training FLOPs differ."
     )
-    return build_page("vidsim scaling", lead, facts, [_side_by_side(folder, measured, presets)],
-                      sections)  # fmt: skip
+    return build_page("vidsim scaling", lead, facts, [_side_by_side(folder, found)], sections)
 
 
-def lines(measured: Sequence[Measured], presets: Sequence[str]) -> list[str]:
+def lines(found: Findings) -> list[str]:
     """What the screen shows: losses, laws, verdicts, emergence."""
     shown = [f"{name}: loss {losses_SN(g).mean():.4f}, {g[0].flops:.3g} FLOPs, {len(g)} seeds"
-             for name, g in member_groups(measured).items()]  # fmt: skip
-    shown += [fit_text(name, fit) for name, fit in fits(measured).items()]
-    shown += [verdict_text(*row) for row in comparisons(measured, presets)]
-    for name, rows in skill_readings(measured).items():
+             for name, g in found.groups.items()]  # fmt: skip
+    shown += [fit_text(name, fit) for name, fit in found.fits.items()]
+    shown += [verdict_text(*row) for row in found.comparisons]
+    for name, rows in found.readings.items():
         shown.append(f"{name}: first above chance at {reached_text(rows)}")
     return shown
 
@@ -96,8 +80,8 @@ def reached_text(rows: Sequence[Reading]) -> str:
     return f"{found.compute:.3g} FLOPs" + ("" if found.holds else ", lost again beyond it")
 
 
-def _loss_section(measured: Sequence[Measured]) -> Curves:
-    groups, laws = member_groups(measured), fits(measured)
+def _loss_section(found: Findings) -> Curves:
+    groups, laws, measured = found.groups, found.fits, found.measured
     series = {
         "members": [_point(np.mean([m.flops for m in g]), losses_SN(g)) for g in groups.values()],
         "on the way": [_point(m.flops, losses_SN([m])) for m in measured if m.member is None],
@@ -122,8 +106,8 @@ def _loss_section(measured: Sequence[Measured]) -> Curves:
     return Curves("Loss against compute", (svg,), {}, intro, (plain_table(heads, rows),))
 
 
-def _band_section(measured: Sequence[Measured]) -> Curves:
-    groups, times = member_groups(measured), measured[0].times
+def _band_section(found: Findings) -> Curves:
+    groups, times = found.groups, found.measured[0].times
     series = {
         f"t = {t:g}": [
             _point(np.mean([m.flops for m in g]), losses_SN(g, k)) for g in groups.values()
@@ -141,9 +125,9 @@ def _band_section(measured: Sequence[Measured]) -> Curves:
     return Curves("Loss by time band", (svg,), {}, intro, (table,))
 
 
-def _verdict_section(measured: Sequence[Measured], presets: Sequence[str]) -> Curves:
+def _verdict_section(found: Findings) -> Curves:
     rows = []
-    for metric, ours, theirs, v in comparisons(measured, presets):
+    for metric, ours, theirs, v in found.comparisons:
         seeds = "–" if np.isnan(v.spread) else f"{v.spread:.4f}"
         d = v.difference
         rows.append([metric, f"{ours} − {theirs}", f"{d.value:+.4f}", _bounds(d.low, d.high),
@@ -156,8 +140,8 @@ def _verdict_section(measured: Sequence[Measured], presets: Sequence[str]) -> Cu
     return Curves("Members against each other", (), {}, intro, (plain_table(heads, rows),))
 
 
-def _skill_section(measured: Sequence[Measured], presets: Sequence[str]) -> Curves:
-    groups = {n: g for n, g in member_groups(measured).items() if n in presets}
+def _skill_section(found: Findings) -> Curves:
+    groups = {name: found.groups[name] for name in found.presets}
     skills = next(iter(groups.values()))[0].skills
     rows = []
     for skill, row in skills.items():
@@ -172,10 +156,9 @@ def _skill_section(measured: Sequence[Measured], presets: Sequence[str]) -> Curv
     return Curves("World scores", (), {}, intro, (table,))
 
 
-def _emergence_section(measured: Sequence[Measured]) -> Curves:
-    readings = skill_readings(measured)
+def _emergence_section(found: Findings) -> Curves:
     plots, rows = [], []
-    for name, points in readings.items():
+    for name, points in found.readings.items():
         dots = [(r.compute, r.share.value, r.share.low, r.share.high) for r in points]
         plots.append(points_svg({name: dots}, title=name, x_label=FLOPS, y_label="share right",
                                 marks={"chance": points[0].chance}, join=True))  # fmt: skip
@@ -188,12 +171,9 @@ def _emergence_section(measured: Sequence[Measured]) -> Curves:
     return Curves("Emergence", tuple(plots), {}, intro, (table,))
 
 
-def _side_by_side(
-    folder: Path, measured: Sequence[Measured], presets: Sequence[str]
-) -> SavedResult:
+def _side_by_side(folder: Path, found: Findings) -> SavedResult:
     """The same prompts and seeds, a column for each preset (seed 0)."""
-    groups = member_groups(measured)
-    columns = {name: groups[name][0].prompts for name in groups if name in presets}
+    columns = {name: found.groups[name][0].prompts for name in found.presets}
     by_name = [{s.name: s for s in result.samples} for result in columns.values()]
     samples = []
     for name, first in by_name[0].items():

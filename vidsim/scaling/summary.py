@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,34 @@ MEMBERS, CONSTANT = "members", "constant rate"
 RESAMPLES = 2000
 
 Groups = dict[str, list[Measured]]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the measurements say, worked out once.
+
+    presets      members that are compared, in rising compute
+    measured     every checkpoint
+    groups       cooled-down members
+    fits         see `fits`;  comparisons, readings  see `comparisons`, `skill_readings`
+    """
+
+    presets: tuple[str, ...]
+    measured: tuple[Measured, ...]
+    groups: Groups
+    fits: dict[str, Fit]
+    comparisons: list[tuple[str, str, str, Verdict]]
+    readings: dict[str, list[Reading]]
+
+
+def find(measured: Sequence[Measured], presets: Sequence[str]) -> Findings:
+    """Fits, comparisons and readings of measured checkpoints."""
+    groups = member_groups(measured)
+    shown = tuple(name for name in groups if name in presets)
+    return Findings(
+        shown, tuple(measured), groups, fits(measured), comparisons(groups, shown),
+        skill_readings(measured),
+    )  # fmt: skip
 
 
 def member_groups(measured: Sequence[Measured]) -> Groups:
@@ -56,15 +85,11 @@ def fits(measured: Sequence[Measured], seed: int = 0) -> dict[str, Fit]:
     return found
 
 
-def comparisons(
-    measured: Sequence[Measured], presets: Sequence[str]
-) -> list[tuple[str, str, str, Verdict]]:
+def comparisons(groups: Groups, presets: Sequence[str]) -> list[tuple[str, str, str, Verdict]]:
     """(metric, ours, theirs, verdict) of each preset against each smaller one."""
-    groups = member_groups(measured)
-    shown = sorted((p for p in presets if p in groups), key=MULTIPLES.__getitem__)
     rows = []
-    for k, ours in enumerate(shown):
-        for theirs in shown[:k]:
+    for k, ours in enumerate(presets):
+        for theirs in presets[:k]:
             for metric, direction, chance, values in _metrics(groups):
                 others = [v for name, v in values.items() if name not in (ours, theirs)]
                 verdict = compare(
@@ -92,24 +117,21 @@ def skill_readings(measured: Sequence[Measured]) -> dict[str, list[Reading]]:
     return {name: sorted(rows, key=lambda r: r.compute) for name, rows in readings.items()}
 
 
-def summarise(
-    measured: Sequence[Measured], presets: Sequence[str], facts: Mapping[str, Any]
-) -> dict[str, Any]:
+def summarise(found: Findings, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that scaling.json holds, JSON-able."""
-    readings = skill_readings(measured)
     return {
         **facts,
-        "presets": list(presets),
-        "checkpoints": [_checkpoint(m) for m in sorted(measured, key=lambda m: m.flops)],
-        "fits": {name: _fit(fit) for name, fit in fits(measured).items()},
+        "presets": list(found.presets),
+        "checkpoints": [_checkpoint(m) for m in sorted(found.measured, key=lambda m: m.flops)],
+        "fits": {name: _fit(fit) for name, fit in found.fits.items()},
         "comparisons": [
             {"metric": metric, "ours": ours, "theirs": theirs, "verdict": v.word,
              "difference": _interval(v.difference), "seed_spread": _number(v.spread)}
-            for metric, ours, theirs, v in comparisons(measured, presets)
+            for metric, ours, theirs, v in found.comparisons
         ],
         "emergence": {
             "note": WORLD_NOTE,
-            "skills": {name: _emergence(rows) for name, rows in readings.items()},
+            "skills": {name: _emergence(rows) for name, rows in found.readings.items()},
         },
     }  # fmt: skip
 
