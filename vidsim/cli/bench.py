@@ -2,7 +2,7 @@
 
 import argparse
 
-NAMES = ("packing", "data", "vae", "step")
+NAMES = ("packing", "data", "vae", "attention", "step")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,11 +14,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--long", choices=("truncate", "split"), default="truncate",
                         help="packing: clips over the frame limit")  # fmt: skip
     parser.add_argument("--index", help="data: an index (default: the shapes world)")
-    parser.add_argument("--runs", type=int, default=10, help="vae, step: repetitions")
+    parser.add_argument("--runs", type=int, default=10, help="vae, attention, step: repetitions")
+    parser.add_argument("--tokens", type=int, default=16_384, help="attention: tokens of the row")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32",
+                        help="attention: of queries, keys and values")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the table; for packing 1 when a target is missed."""
+    """Prints the table; for packing and attention 1 when a target is missed."""
     import json
     import pathlib
 

@@ -53,6 +53,14 @@ def bench_vae(args: argparse.Namespace) -> Answer:
     return vae_bench.table(result), {"rows": [asdict(row) for row in result]}, True
 
 
+def bench_attention(args: argparse.Namespace) -> Answer:
+    """One row cut into 1 to 64 clips, forward and backward, against one clip and the law."""
+    from vidsim.nn import attention_bench
+
+    result = attention_bench.run(args.tokens, args.runs, args.dtype)
+    return attention_bench.table(result), asdict(result) | {"met": result.met}, result.met
+
+
 def bench_step(args: argparse.Namespace) -> Answer:
     """A training step of the quickstart's denoiser: tokens/s and FLOP/s, live and as padded."""
     from vidsim.train.flops import step_flops

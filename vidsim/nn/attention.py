@@ -228,8 +228,8 @@ def _blocks_segments(
     q_segment_RN: jax.Array, k_segment_RM: jax.Array, longest: int | None
 ) -> LivePairs:
     """Block sizes by static shape: see the table of `implementation_for`."""
-    block = 256 if max(q_segment_RN.shape[1], k_segment_RM.shape[1]) > 2048 else 64
-    return live_pairs(q_segment_RN, k_segment_RM, block, block)
+    block_q, block_k = (256 if x.shape[1] > 2048 else 64 for x in (q_segment_RN, k_segment_RM))
+    return live_pairs(q_segment_RN, k_segment_RM, block_q, block_k)
 
 
 # "dense" and "cpu_blocks" are plain JAX and run everywhere, where they are asked for by name.
