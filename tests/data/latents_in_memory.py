@@ -28,6 +28,7 @@ class MemoryLatents:
     patch: tuple = PATCH
     channels: int = CHANNELS
     text_width: int = 0
+    has_midstream: bool = False
     hash: str = "memory"
 
     def latents(self, pieces):

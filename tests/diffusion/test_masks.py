@@ -15,6 +15,7 @@ from vidsim.diffusion.masks import (
     FrameMask,
     MaskConfig,
     condition_tokens,
+    draw_heads,
     draw_kinds,
     draw_masks,
     ends,
@@ -55,9 +56,11 @@ def _kinds(cfg, frames):
 def test_kinds_are_drawn_by_their_weights():
     cfg = MaskConfig(none=4, first=1, prefix=2, suffix=1, first_last=1, random=1)
     kinds = np.asarray(_kinds(cfg, 9))
-    share = np.bincount(kinds, minlength=6) / CLIPS
+    share = np.bincount(kinds, minlength=7) / CLIPS
     # five standard deviations of a share of n draws
-    np.testing.assert_allclose(share, np.array([4, 1, 2, 1, 1, 1]) / 10, atol=5 * 0.5 / CLIPS**0.5)
+    np.testing.assert_allclose(
+        share, np.array([4, 1, 2, 1, 1, 1, 0]) / 10, atol=5 * 0.5 / CLIPS**0.5
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -84,6 +87,31 @@ def test_prefix_and_suffix_lengths_are_uniform(kind):
     share = np.bincount(length, minlength=6)[1:5] / CLIPS
     assert length.min() == 1 and length.max() == 4
     np.testing.assert_allclose(share, 0.25, atol=5 * 0.5 / CLIPS**0.5)
+
+
+def test_join_gives_both_ends_of_every_length_and_leaves_a_gap():
+    given = _frames_given(_only("join"), 5)
+    head = np.argmin(given, 1)
+    tail = np.argmin(given[:, ::-1], 1)
+    assert head.min() == 1 and tail.min() == 1
+    assert (given.sum(1) == head + tail).all(), "two runs, at the ends"
+    pairs = {(int(h), int(t)) for h, t in zip(head, tail, strict=True)}
+    assert pairs == {(h, t) for h in (1, 2, 3) for t in range(1, 5 - h)}
+
+
+def test_heads_are_left_out_at_the_configured_share_and_two_frames_remain():
+    clip_key = jnp.arange(1, CLIPS + 1, dtype=jnp.uint32)[:, None]
+    cfg = MaskConfig(headless=0.4)
+    for frames in (1, 2, 3, 6):
+        count = np.asarray(draw_heads(cfg, KEY, clip_key, jnp.full((CLIPS, 1), frames)))
+        assert count.min() == 0 and count.max() == max(frames - 2, 0)
+        if frames > 2:
+            # five standard deviations of a share of n draws
+            assert abs((count > 0).mean() - 0.4) < 5 * 0.5 / CLIPS**0.5
+            seen = np.bincount(count[count > 0], minlength=frames - 1)[1:] / (count > 0).sum()
+            np.testing.assert_allclose(seen, 1 / (frames - 2), atol=5 * 0.8 / CLIPS**0.5)
+    nobody = draw_heads(MaskConfig(), KEY, clip_key, jnp.full((CLIPS, 1), 6))
+    assert not np.asarray(nobody).any()
 
 
 def test_random_gives_any_subset_but_never_all_or_nothing():
@@ -155,6 +183,7 @@ def test_all_tokens_of_a_frame_go_together_and_packing_changes_nothing():
 
 def test_kinds_too_long_for_a_clip_become_none():
     assert (np.asarray(_kinds(_only("first_last"), 2)) == 0).all()
+    assert (np.asarray(_kinds(_only("join"), 2)) == 0).all()
     assert (np.asarray(_kinds(_only("first_last"), 3)) > 0).all()
 
 
@@ -168,5 +197,7 @@ def test_impossible_settings_are_refused():
         MaskConfig(prefix=-1)
     with pytest.raises(BadInput, match="MaskConfig: all weights are 0"):
         MaskConfig(**NOTHING)
+    with pytest.raises(BadInput, match="MaskConfig.headless: 1.5"):
+        MaskConfig(headless=1.5)
     with pytest.raises(BadInput, match="MaskConfig.noise: 1.0"):
         MaskConfig(noise=1.0)

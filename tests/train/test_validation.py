@@ -72,6 +72,8 @@ def test_summary_weighs_clips_not_batches_or_sizes():
 class InMemory:
     """Latents and captions as arrays: n clips of grid 1 x 2 x (1 or 2)."""
 
+    has_midstream = False
+
     def __init__(self, n):
         self.hash, self.patch, self.channels, self.text_width = "memory", (1, 1, 1), 4, 0
         self.clip = np.arange(n, dtype=np.int32)

@@ -3,6 +3,7 @@
 patches        f32[R,N,P]  raw latents of the pieces, patchified (pt, ph, pw, c; c fastest)
 patch_segment  i32[R,N]    1..k in row order, 0 = padding, padding only at the end
 patch_position i32[R,N,3]  token grid coordinates (t, y, x) inside the clip
+midstream      f32[R,N,P]  may be absent; what a token's patch is when given away from the start
 action         i32[R,N]    0 = none
 text_ids       i32[R,M]    byte tokens; or text f32[R,M,E] from a frozen encoder
 text_segment   i32[R,M]    as patch_segment; every segment owns at least one text token
@@ -26,7 +27,7 @@ LETTERS = {
     "text_segment": "RM", "text_position": "RM", "clip_key": "RS", "grid": "RS3", "fps": "RS",
     "size": "RS2", "num_clips": "", "num_tokens": "",
 }  # fmt: skip
-ROW_KEYS = tuple(k for k, letters in LETTERS.items() if letters) + ("text_ids", "text")
+ROW_KEYS = tuple(k for k, letters in LETTERS.items() if letters) + ("text_ids", "text", "midstream")
 
 
 def check_batch(batch: Mapping[str, Any]) -> dict[str, int]:
@@ -37,6 +38,8 @@ def check_batch(batch: Mapping[str, Any]) -> dict[str, int]:
     if ("text_ids" in batch) == ("text" in batch):
         raise bad("packed batch", "needs exactly one of text_ids and text")
     arrays = {k: (tuple(batch[k].shape), letters) for k, letters in LETTERS.items()}
+    if "midstream" in batch:
+        arrays["midstream"] = (tuple(batch["midstream"].shape), "RNP")
     if "text_ids" in batch:
         arrays["text_ids"] = (tuple(batch["text_ids"].shape), "RM")
     else:

@@ -40,10 +40,17 @@ class LatentSource(Protocol):
     text_tokens: np.ndarray
 
     @property
+    def has_midstream(self) -> bool:
+        """Whether there are mid-stream latents beside the latents."""
+
+    @property
     def hash(self) -> str: ...
 
     def latents(self, pieces: np.ndarray) -> list[np.ndarray]:
         """The latent [t,h,w,c] of each of these pieces, in any float type."""
+
+    def midstream(self, pieces: np.ndarray) -> list[np.ndarray]:
+        """The mid-stream latent [t,h,w,c] of each of these pieces; see core/batch.py."""
 
     def captions(self, numbers: np.ndarray) -> list[np.ndarray]:
         """The tokens i32[m] of each of these captions, or embeddings [m, text_width]."""
@@ -125,35 +132,47 @@ def _patch_rows(
     source: LatentSource, width: int, rows: int, piece: np.ndarray, row: np.ndarray,
     slot: np.ndarray,
 ) -> dict[str, np.ndarray]:  # fmt: skip
-    (pt, ph, pw), c = source.patch, source.channels
-    patches_RNP = np.zeros((rows, width, pt * ph * pw * c), np.float32)
     segment_RN = np.zeros((rows, width), np.int32)
     position_RN3 = np.zeros((rows, width, 3), np.int32)
     grid = source.grid[piece]
-    latents = source.latents(piece)
     steps = np.arange(max(1, int(grid.max(initial=1))), dtype=np.int32)
     starts = _starts(grid.astype(np.int64).prod(1), slot)
-    for latent_thwc, (t, h, w), r, s, a in zip(
-        latents, grid.tolist(), row.tolist(), slot.tolist(), starts, strict=True
-    ):
-        if latent_thwc.shape != (t * pt, h * ph, w * pw, c):
-            raise bad("packed batch", f"a latent of shape {latent_thwc.shape}",
-                      f"{(t * pt, h * ph, w * pw, c)} as planned", "encode again")  # fmt: skip
+    for (t, h, w), r, s, a in zip(grid.tolist(), row.tolist(), slot.tolist(), starts, strict=True):
         b = a + t * h * w
-        # core/patching.py's order, written in place: one copy from the latent to the row.
-        target = patches_RNP[r, a:b].reshape(t, h, w, pt, ph, pw, c)
-        target[...] = latent_thwc.reshape(t, pt, h, ph, w, pw, c).transpose(0, 2, 4, 1, 3, 5, 6)
         segment_RN[r, a:b] = s + 1
         position = position_RN3[r, a:b].reshape(t, h, w, 3)
         position[..., 0] = steps[:t, None, None]
         position[..., 1] = steps[:h, None]
         position[..., 2] = steps[:w]
-    return {
-        "patches": patches_RNP,
+    places = rows, width, row, starts
+    late = {}
+    if source.has_midstream:
+        late["midstream"] = _latent_rows(source, source.midstream(piece), grid, *places)
+    return late | {
+        "patches": _latent_rows(source, source.latents(piece), grid, *places),
         "patch_segment": segment_RN,
         "patch_position": position_RN3,
         "action": np.zeros((rows, width), np.int32),
     }
+
+
+def _latent_rows(
+    source: LatentSource, latents: list[np.ndarray], grid: np.ndarray, rows: int, width: int,
+    row: np.ndarray, starts: list[int],
+) -> np.ndarray:  # fmt: skip
+    """f32[R,N,P]: latents cut into patches, each clip's from its start on."""
+    (pt, ph, pw), c = source.patch, source.channels
+    patches_RNP = np.zeros((rows, width, pt * ph * pw * c), np.float32)
+    for latent_thwc, (t, h, w), r, a in zip(
+        latents, grid.tolist(), row.tolist(), starts, strict=True
+    ):
+        if latent_thwc.shape != (t * pt, h * ph, w * pw, c):
+            raise bad("packed batch", f"a latent of shape {latent_thwc.shape}",
+                      f"{(t * pt, h * ph, w * pw, c)} as planned", "encode again")  # fmt: skip
+        # core/patching.py's order, written in place: one copy from the latent to the row.
+        target = patches_RNP[r, a : a + t * h * w].reshape(t, h, w, pt, ph, pw, c)
+        target[...] = latent_thwc.reshape(t, pt, h, ph, w, pw, c).transpose(0, 2, 4, 1, 3, 5, 6)
+    return patches_RNP
 
 
 def _text_rows(

@@ -16,7 +16,7 @@ from vidsim.core.errors import bad
 from vidsim.core.keys import per_clip, token_normal
 from vidsim.diffusion.segments import spread
 
-KINDS = ("none", "first", "prefix", "suffix", "first_last", "random")
+KINDS = ("none", "first", "prefix", "suffix", "first_last", "random", "join")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +29,11 @@ class MaskConfig:
     suffix      the last k frames
     first_last  the first and the last frame; clips of two frames draw "none" instead
     random      one frame, and each further frame with a probability that is itself uniform
+    join        the first k and the last m frames, k and m at least 1; clips of two frames draw
+                "none" instead
+    headless    share of clips, whatever their kind, that begin mid-stream: their first j frames, j
+                uniform in 1..frames - 2, are left out, as in windows after the first of a long
+                video. Not a weight
     noise       given tokens are noised to a time uniform in 0..noise, one for each clip, while the
                 network is told that they are clean; robust to what it generated itself
     """
@@ -39,6 +44,8 @@ class MaskConfig:
     suffix: float = 0.1
     first_last: float = 0.1
     random: float = 0.1
+    join: float = 0.0
+    headless: float = 0.0
     noise: float = 0.0
 
     def __post_init__(self) -> None:
@@ -47,6 +54,8 @@ class MaskConfig:
                 raise bad(f"MaskConfig.{kind}", f"{getattr(self, kind)}", "a weight of 0 or more")
         if sum(self.weights) <= 0.0:
             raise bad("MaskConfig", "all weights are 0", f"one of {', '.join(KINDS)} above 0")
+        if not 0.0 <= self.headless <= 1.0:
+            raise bad("MaskConfig.headless", f"{self.headless}", "a share from 0 to 1")
         if not 0.0 <= self.noise < 1.0:
             raise bad("MaskConfig.noise", f"{self.noise}", "a time from 0 to below 1")
 
@@ -85,7 +94,7 @@ def draw_kinds(cfg: MaskConfig, key_RS: jax.Array, frames_RS: jax.Array) -> jax.
     edges = [weight / total for weight in reached]
     draw = jax.vmap(jax.random.uniform)(key_RS.reshape(-1)).reshape(frames_RS.shape)
     kind = jnp.searchsorted(jnp.asarray(edges, jnp.float32), draw, side="right").astype(jnp.int32)
-    needs = jnp.asarray([1, 2, 2, 2, 3, 2], jnp.int32)
+    needs = jnp.asarray([1, 2, 2, 2, 3, 2, 3], jnp.int32)
     return jnp.where(frames_RS >= needs[kind], kind, 0)
 
 
@@ -107,6 +116,8 @@ def draw_masks(
         return jnp.minimum((uniform[..., column] * limit).astype(jnp.int32), limit - 1)
 
     length = 1 + below(0, last)
+    before = 1 + below(0, jnp.maximum(last - 1, 1))
+    after = 1 + below(1, jnp.maximum(last - before, 1))
     kept = below(0, last + 1)
     given = jnp.mod(kept + 1 + below(1, last), last + 1)
 
@@ -118,12 +129,27 @@ def draw_masks(
 
     random = kind == KINDS.index("random")
     return FrameMask(
-        head=pick({"first": 1, "prefix": length, "first_last": 1}),
-        tail=pick({"suffix": length, "first_last": 1}),
+        head=pick({"first": 1, "prefix": length, "first_last": 1, "join": before}),
+        tail=pick({"suffix": length, "first_last": 1, "join": after}),
         given=jnp.where(random, given, -1),
         share=jnp.where(random, uniform[..., 2], 0.0),
         kept=jnp.where(random, kept, -1),
     )
+
+
+def draw_heads(
+    cfg: MaskConfig, key: jax.Array, clip_key_RS: jax.Array, frames_RS: jax.Array
+) -> jax.Array:
+    """How many of its first frames each clip leaves out, i32[R,S]: 0 unless it begins mid-stream.
+
+    At least two frames remain; clips of fewer than three keep theirs.
+    """
+    keys = jax.vmap(jax.random.split)(per_clip(key, clip_key_RS).reshape(-1))
+    keys = keys.reshape(*clip_key_RS.shape, 2)
+    uniform = jax.vmap(jax.random.uniform)(keys.reshape(-1)).reshape(keys.shape)
+    most = jnp.maximum(frames_RS - 2, 0)
+    count = jnp.minimum(1 + (uniform[..., 1] * most).astype(jnp.int32), most)
+    return jnp.where(uniform[..., 0] < cfg.headless, count, 0)
 
 
 def condition_tokens(

@@ -184,6 +184,7 @@ def encode_midstream(
     videos: Sequence[np.ndarray],
     cfg: CodecConfig = CodecConfig(),  # noqa: B008 (frozen)
     progress: Progress | None = None,
+    canvases: np.ndarray | None = None,
 ) -> list[np.ndarray]:
     """Latents of frames that do not stand at the start of their clip, from these frames alone.
 
@@ -194,6 +195,7 @@ def encode_midstream(
     `time_stride` frames; training's masks and every sampler take theirs from here.
 
     videos   uint8 [k * time_stride,H,W,3] each
+    canvases as in `encode_clips`
     Returns  float32 [k, h, w, c] each
     Raises   BadInput for frames that do not fill their groups
     """
@@ -205,9 +207,10 @@ def encode_midstream(
         for start in range(0, len(video), stride):
             group = video[start : start + stride]
             groups.append(np.concatenate([group[:1], group]))
-    latents = iter(encode_clips(vae, params, groups, cfg, progress))
+    latents = iter(encode_clips(vae, params, groups, cfg, progress, canvases))
     return [
-        np.concatenate([next(latents)[1:] for _ in range(len(video) // stride)]) for video in videos
+        np.concatenate([next(latents)[1:2] for _ in range(len(video) // stride)])
+        for video in videos
     ]
 
 

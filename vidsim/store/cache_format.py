@@ -2,7 +2,8 @@
 
 cache.json                        identity (VAE, geometry, text encoder), statistics, number format
 pieces.parquet, captions.parquet  the columns
-latents-00000-of-00008.arrayrecord   one record a piece: the raw bytes of its latent [t,h,w,c]
+latents-00000-of-00008.arrayrecord   one record a piece: the raw bytes of its latent [t,h,w,c],
+                                  then (where `midstream`) of its mid-stream latent [t,h,w,c]
 text-00000-of-00008.arrayrecord      one record a caption: tokens i32[m] or embedding [m,E]
 
 Shard k of K holds the k-th equal share of the pieces and of the captions.
@@ -57,6 +58,8 @@ class CacheMeta:
     dtype              float16, bfloat16 or float32: latents and embeddings on disk
     latent_gain   how much each channel moves pixels; empty where it was not measured
     latent_mean, latent_std   per channel, of the VAE's checkpoint
+    midstream          a second latent of each piece lies beside the first: that of
+                       `models.codec.encode_midstream`, for frames given away from the start
     captions_hash      hash of the captions; the writer fills it in
     """
 
@@ -75,6 +78,7 @@ class CacheMeta:
     latent_std: tuple[float, ...]
     latent_gain: tuple[float, ...] = ()
     words: tuple[str, ...] = ()
+    midstream: bool = False
     captions_hash: str = ""
 
     def __post_init__(self) -> None:
@@ -120,6 +124,7 @@ def forecast_bytes(grid: np.ndarray, captions: Captions, meta: CacheMeta) -> int
     size = np.dtype(DTYPES[meta.dtype]).itemsize
     cells = int(grid.astype(np.int64).prod(1).sum()) * int(np.prod(meta.patch)) * meta.channels
     text = int(captions.tokens.astype(np.int64).sum())
+    cells *= 2 if meta.midstream else 1
     return cells * size + text * (meta.text_width * size if meta.text_width else 4)
 
 

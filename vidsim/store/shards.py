@@ -128,9 +128,19 @@ class ShardWriter:
         self._latents = _Stream(cache, "latents", shard, cache.pieces_of(shard))
         self._text = _Stream(cache, "text", shard, cache.captions_of(shard))
 
-    def put_latent(self, piece: int, latent_thwc: np.ndarray) -> None:
-        """Adds a piece's latent. Raises BadInput for a wrong shape or numbers that do not fit."""
+    def put_latent(
+        self, piece: int, latent_thwc: np.ndarray, midstream_thwc: np.ndarray | None = None
+    ) -> None:
+        """Adds a piece's latent. Raises BadInput for a wrong shape or numbers that do not fit.
+
+        midstream_thwc  its latent for frames given away from the start, if the cache holds such
+        """
         meta = self._cache.meta
+        if (midstream_thwc is None) == meta.midstream or (
+            midstream_thwc is not None and midstream_thwc.shape != latent_thwc.shape
+        ):
+            allowed = "of the latent's shape" if meta.midstream else "none in this cache"
+            raise bad("latent cache", f"piece {piece}: mid-stream latents", allowed)
         shape = (*(self._cache.grid[piece] * np.array(meta.patch)).tolist(), meta.channels)
         if latent_thwc.shape != shape:
             raise bad(
@@ -138,7 +148,10 @@ class ShardWriter:
                 f"piece {piece} has a latent of shape {latent_thwc.shape}",
                 f"{shape} as its geometry says",
             )
-        self._latents.put(piece, encode(latent_thwc, meta.dtype, f"latent of piece {piece}"))
+        raw = encode(latent_thwc, meta.dtype, f"latent of piece {piece}")
+        if midstream_thwc is not None:
+            raw += encode(midstream_thwc, meta.dtype, f"mid-stream latent of piece {piece}")
+        self._latents.put(piece, raw)
 
     def put_text(self, caption: int, tokens: np.ndarray) -> None:
         """Adds a caption: tokens i32[m], or the embedding f32[m,E] of a frozen encoder."""
@@ -295,11 +308,24 @@ class LatentCache:
 
     def latents(self, pieces: np.ndarray) -> list[np.ndarray]:
         """The latents [t,h,w,c] of some pieces, in the number format of the cache."""
+        return [pair[0] for pair in self._pairs(pieces)]
+
+    @property
+    def has_midstream(self) -> bool:
+        """Whether mid-stream latents lie beside the latents."""
+        return self.meta.midstream
+
+    def midstream(self, pieces: np.ndarray) -> list[np.ndarray]:
+        """The mid-stream latents [t,h,w,c] of some pieces; only where `has_midstream`."""
+        return [pair[1] for pair in self._pairs(pieces)]
+
+    def _pairs(self, pieces: np.ndarray) -> list[np.ndarray]:
+        """What is stored of each piece: [1,t,h,w,c], or [2,t,h,w,c] with mid-stream latents."""
         records = self._read("latents", len(self), pieces)
-        dtype = DTYPES[self.meta.dtype]
+        dtype, kinds = DTYPES[self.meta.dtype], 1 + self.meta.midstream
         shapes = self.grid[pieces] * np.array(self.patch)
         return [
-            decode(raw, dtype, (*map(int, shape), self.channels), self.folder)
+            decode(raw, dtype, (kinds, *map(int, shape), self.channels), self.folder)
             for raw, shape in zip(records, shapes, strict=True)
         ]
 

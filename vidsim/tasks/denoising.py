@@ -22,7 +22,7 @@ from vidsim.diffusion.losses import (
     token_errors,
     velocity_weight,
 )
-from vidsim.diffusion.masks import MaskConfig, condition_tokens, draw_masks
+from vidsim.diffusion.masks import MaskConfig, condition_tokens, draw_heads, draw_masks
 from vidsim.diffusion.process import TARGETS, Flow
 from vidsim.diffusion.segments import spread
 from vidsim.diffusion.solvers import Denoise, hold
@@ -31,6 +31,7 @@ from vidsim.models.dit import DiT, DiTConfig
 from vidsim.models.latents import LatentConfig, channel_weights, check_width, normalise
 from vidsim.models.text import ByteEncoder, ByteEncoderConfig
 from vidsim.tasks.base import Batch, Metrics, Params
+from vidsim.tasks.midstream import drop_heads, given_midstream
 from vidsim.tasks.prompting import Text, drop_captions
 
 RESIDUAL = "residual"
@@ -133,10 +134,10 @@ class Denoising:
         """
         cfg, clip_key_RS = self.cfg, batch["clip_key"]
         real_RS = clip_key_RS > 0
+        batch, condition_RN, given_noise_RS = self._draw_condition(batch, seed, step)
         tokens_RS = jnp.prod(batch["grid"], axis=-1)
         time_key = stream(seed, "denoise/time", step)
         t_RS = sample_times(cfg.times, per_clip(time_key, clip_key_RS), tokens_RS)
-        condition_RN, given_noise_RS = self._draw_condition(batch, seed, step)
         draw_RS = clip_uniform(stream(seed, "denoise/drop", step), clip_key_RS)
         dropped_RS = real_RS & (draw_RS < cfg.text_drop_prob)
         clips = self._clip_losses(
@@ -291,21 +292,30 @@ class Denoising:
 
     def _draw_condition(
         self, batch: Batch, seed: int | jax.Array, step: int | jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """Given tokens bool[R,N], and the untold noise time of each clip's given ones f32[R,S]."""
+    ) -> tuple[Batch, jax.Array, jax.Array]:
+        """The batch as it is trained on (some clips without their heads, given frames that do not
+        stand at the start mid-stream), its given tokens bool[R,N], and the untold noise time of
+        each clip's given ones f32[R,S]."""
         key = stream(seed, "denoise/mask", step)
         clip_key_RS, frames_RS = batch["clip_key"], batch["grid"][..., 0]
+        frame_RN = batch["patch_position"][..., 0]
+        if self.cfg.masks.headless > 0.0:
+            gone_RS = draw_heads(self.cfg.masks, jax.random.fold_in(key, 3), clip_key_RS, frames_RS)
+            batch = drop_heads(batch, gone_RS)
+            frames_RS = frames_RS - gone_RS
+            frame_RN = batch["patch_position"][..., 0] - spread(gone_RS, batch["patch_segment"])
         mask = draw_masks(self.cfg.masks, jax.random.fold_in(key, 0), clip_key_RS, frames_RS)
         condition_RN = condition_tokens(
             mask,
             jax.random.fold_in(key, 1),
             clip_key_RS,
             batch["patch_segment"],
-            batch["patch_position"][..., 0],
+            frame_RN,
             frames_RS,
         )
+        batch = given_midstream(batch, condition_RN, mask.head, frame_RN)
         level_RS = clip_uniform(jax.random.fold_in(key, 2), clip_key_RS)
-        return condition_RN, self.cfg.masks.noise * level_RS
+        return batch, condition_RN, self.cfg.masks.noise * level_RS
 
     def _clip_losses(
         self,

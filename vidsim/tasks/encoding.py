@@ -14,7 +14,7 @@ from vidsim.core.host_random import stable_hash
 from vidsim.data.geometry import GeometryConfig, GeometryReport, Pieces, make_pieces
 from vidsim.data.index import ClipIndex
 from vidsim.data.tokenizer import Tokenizer, frequent_words
-from vidsim.models.codec import CodecConfig, encode_clips
+from vidsim.models.codec import CodecConfig, encode_clips, encode_midstream
 from vidsim.models.vae import Tree, Vae
 from vidsim.store.shards import CacheMeta, CacheWriter, Captions, LatentCache
 
@@ -31,6 +31,8 @@ class EncodeConfig:
     words        so many of the most frequent words of the captions become tokens of their own
     words_from   a cache whose vocabulary is taken instead; "" for none
     dtype        of latents on disk
+    midstream    also store what each latent is when its frames are given away from the start (for
+                 suffix, last-frame and join masks); takes twice the space and three times the work
     shards       0 = about 256 MB each
     group        pieces read and encoded together
     """
@@ -40,6 +42,7 @@ class EncodeConfig:
     words: int = 0
     words_from: str = ""
     dtype: str = "bfloat16"
+    midstream: bool = False
     shards: int = 0
     group: int = 64
     read_threads: int = 2
@@ -94,7 +97,7 @@ def plan_cache(
         words=tokenizer.words,
         patch=geometry.patch, channels=vae.cfg.latent_channels, dtype=config.dtype,
         latent_mean=tuple(statistics["mean"]), latent_std=tuple(statistics["std"]),
-        latent_gain=tuple(statistics.get("gain", ())),
+        latent_gain=tuple(statistics.get("gain", ())), midstream=config.midstream,
     )  # fmt: skip
     columns = pieces.columns() | {"clip_key": pieces.keys(index.clip_id)}
     writer = CacheWriter(out, meta, columns, index.clip_id, captions, config.shards)
@@ -129,12 +132,33 @@ def write_cache(
             numbers = writer.pieces_of(shard)
             for group, videos in _read_ahead(index, plan.pieces, numbers, canvas_of, config):
                 latents = encode_clips(vae, params, videos, config.codec, canvases=canvases)
-                for number, latent_thwc in zip(group, latents, strict=True):
-                    out.put_latent(number, latent_thwc)
+                late = _midstream(vae, params, videos, latents, config, canvases)
+                for number, latent_thwc, late_thwc in zip(group, latents, late, strict=True):
+                    out.put_latent(number, latent_thwc, late_thwc)
                 done += len(group)
                 if progress:
                     progress(done, total)
     return len(missing)
+
+
+def _midstream(
+    vae: Vae,
+    params: Tree,
+    videos: list[np.ndarray],
+    latents: list[np.ndarray],
+    config: EncodeConfig,
+    canvases: np.ndarray,
+) -> list[np.ndarray] | list[None]:
+    """Mid-stream latents of each clip; its first frame, which has a latent alone, keeps that."""
+    if not config.midstream:
+        return [None] * len(videos)
+    longer = [video[1:] for video in videos if len(video) > 1]
+    made = iter(encode_midstream(vae, params, longer, config.codec, canvases=canvases)
+                if longer else [])  # fmt: skip
+    return [
+        np.concatenate([latent[:1], next(made)]) if len(video) > 1 else latent
+        for video, latent in zip(videos, latents, strict=True)
+    ]
 
 
 def read_piece(index: ClipIndex, pieces: Pieces, number: int) -> np.ndarray:

@@ -1,0 +1,55 @@
+"""Clips that begin mid-stream, and given frames that do not stand at the start of their clip.
+
+A window of a long video has no latent of a lone first frame: `drop_heads` leaves the first latents
+of a clip out of a packed row. Frames given in the middle or at the end of a clip are known alone,
+without what came before them: `given_midstream` puts the latents that
+`models.codec.encode_midstream` made of them in the place of those that the encoder made on its way
+through the whole clip. Samplers take theirs from the same function.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vidsim.diffusion.segments import spread
+from vidsim.tasks.base import Batch
+
+_TOKENS = ("patches", "midstream", "patch_segment", "patch_position", "action")
+
+
+def drop_heads(batch: Batch, count_RS: jax.Array) -> dict[str, Any]:
+    """The batch without the first `count` latent frames of each clip.
+
+    What remains is moved together: segments stay in order, padding at the end. Positions stay
+    those of the whole clip; `grid` counts the frames that remain. A clip must keep at least one.
+    """
+    segment_RN, frame_RN = batch["patch_segment"], batch["patch_position"][..., 0]
+    keep_RN = (segment_RN > 0) & (frame_RN >= spread(count_RS, segment_RN))
+    order_RN = jnp.argsort(~keep_RN, axis=1, stable=True)
+    kept_RN = jnp.take_along_axis(keep_RN, order_RN, 1)
+
+    def together(value: jax.Array) -> jax.Array:
+        more = (1,) * (value.ndim - 2)
+        moved = jnp.take_along_axis(value, order_RN.reshape(*order_RN.shape, *more), 1)
+        return jnp.where(kept_RN.reshape(*kept_RN.shape, *more), moved, 0)
+
+    moved = {name: together(batch[name]) for name in _TOKENS if name in batch}
+    grid_RS3 = batch["grid"].at[..., 0].add(-count_RS)
+    return {**batch, **moved, "grid": grid_RS3}
+
+
+def given_midstream(
+    batch: Batch, condition_RN: jax.Array, head_RS: jax.Array, frame_RN: jax.Array
+) -> dict[str, Any]:
+    """The batch with mid-stream latents wherever a token is given but not part of its clip's head.
+
+    head_RS   given latent frames at the start, which continue from the clip's own start
+    frame_RN  latent frame of each token, counted from the first that the clip still has
+    Returns   the batch itself when its cache holds no mid-stream latents
+    """
+    if "midstream" not in batch:
+        return dict(batch)
+    late_RN = condition_RN & (frame_RN >= spread(head_RS, batch["patch_segment"]))
+    patches = jnp.where(late_RN[..., None], batch["midstream"], batch["patches"])
+    return {**batch, "patches": patches}
