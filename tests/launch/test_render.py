@@ -23,7 +23,7 @@ from vidsim.launch.gcloud import render_gcloud
 from vidsim.launch.gke import render_gke
 from vidsim.launch.job import mounted
 from vidsim.launch.local import local_commands
-from vidsim.launch.shape import TPUS
+from vidsim.launch.shape import CLOUDS
 from vidsim.launch.skypilot import render_skypilot
 from vidsim.launch.slurm import render_slurm
 
@@ -210,7 +210,7 @@ def test_slurm_variants_start_one_process_a_device():
 
 def test_flags_of_one_generation_never_reach_another():
     """Each variable holds exactly its generation's row of the table."""
-    for kind in TPUS:
+    for kind in CLOUDS:
         text = flag_variables(kind, 1).get("LIBTPU_INIT_ARGS", "")
         found = dict(word.removeprefix("--").split("=") for word in text.split())
         assert found == FLAGS[kind]
@@ -227,7 +227,7 @@ def test_the_compiler_knows_every_flag():
         "from jax.experimental import topologies\n"
         "from jax.sharding import Mesh, NamedSharding, PartitionSpec as P\n"
         "from vidsim.launch.flags import compiler_flags\n"
-        "slices = {'v4': '2x2x1', 'v5e': '2x2', 'v5p': '2x2x1', 'v6e': '2x2', 'tpu7x': '2x2x1'}\n"
+        "slices = {'v5e': '2x2', 'v5p': '2x2x1', 'v6e': '2x2', 'tpu7x': '2x2x1'}\n"
         "for kind, shape in slices.items():\n"
         "    top = topologies.get_topology_desc(platform='tpu', topology_name=f'{kind}:{shape}')\n"
         "    s = NamedSharding(Mesh(np.array(top.devices), ('x',)), P('x'))\n"

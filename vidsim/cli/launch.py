@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     backends = parser.add_subparsers(dest="backend", metavar="BACKEND", required=True)
     for name, text in BACKENDS.items():
         child = backends.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        child.error = _one_line  # type: ignore[method-assign]
         _common(child)
         if name != "local":
             _submission(child)

@@ -38,7 +38,19 @@ def fill(template: str, values: Mapping[str, str]) -> str:
 def to_yaml(body: Mapping[str, object], comment: str) -> str:
     """YAML under a comment, keys in the order given."""
     head = "".join(f"# {line}\n" for line in comment.splitlines())
-    return head + yaml.safe_dump(body, sort_keys=False, width=1000)
+    return head + yaml.dump(body, Dumper=_Readable, sort_keys=False, width=1000)
+
+
+class _Readable(yaml.SafeDumper):
+    """Scripts as blocks of lines."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Readable.add_representer(str, _text)
 
 
 def write_files(folder: Path, files: Mapping[str, str]) -> list[Path]:

@@ -10,11 +10,6 @@ page "GPU performance tips". Every TPU set was compiled for its own generation w
 from collections.abc import Mapping
 
 FLAGS: Mapping[str, Mapping[str, str]] = {
-    # axlearn, version "v4"; MaxText, configs/tpu/v4/*.sh (the first of the two).
-    "v4": {
-        "xla_enable_async_all_gather": "true",
-        "xla_enable_async_collective_permute": "true",
-    },
     # MaxText, configs/tpu/v5e/*.sh: gathers are fused into the work they can hide behind.
     "v5e": {
         "xla_enable_async_all_gather": "true",

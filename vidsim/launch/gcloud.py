@@ -14,7 +14,7 @@ def render_gcloud(
     """startup.sh and job.sh. Raises BadInput for jobs without image, bucket or TPU VMs."""
     tpu = job.shape.tpu
     if tpu is None or tpu.runtime is None:
-        raise bad("--topology", f"{job.shape} has no TPU VMs", "v4, v5e, v5p or v6e", "use gke")
+        raise bad("--topology", f"{job.shape} has no TPU VMs", "v5e, v5p or v6e", "use gke")
     nodes = [f"--node-id={job.name}"]
     if job.slices > 1:
         nodes = [f"--node-count={job.slices}", f"--node-prefix={job.name}"]

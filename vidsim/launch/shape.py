@@ -1,53 +1,44 @@
 """What a job runs on: "v5e:4x4", "gpu:2x8", "cpu:2", and how the clouds name and cut it."""
 
 import dataclasses
-import itertools
 import math
 
 from vidsim.core.errors import bad, nearest
+from vidsim.scaling.topology import CHIPS, parse_topology
 
 
 @dataclasses.dataclass(frozen=True)
-class Generation:
-    """Facts of one TPU generation.
+class Cloud:
+    """What Google's clouds call one TPU generation.
 
-    axes         of a slice's torus
-    most_chips   in one slice
-    accelerator  prefix of Cloud TPU names; they count cores where `cores` is 2, else chips
-    cores        tensor cores a chip, as Cloud TPU names count them
-    devices      JAX devices a chip
+    accelerator  prefix of Cloud TPU names
+    cores        a chip, as those names count
     runtime      TPU VM software version; None: there are no TPU VMs, only GKE
     gke          value of the node selector cloud.google.com/gke-tpu-accelerator
     """
 
-    axes: int
-    most_chips: int
     accelerator: str
     cores: int
-    devices: int
     runtime: str | None
     gke: str
 
 
-# Names, cores and sizes: Cloud TPU's pages of each version and "Manage queued resources" (which
-# says that Ironwood is had through GKE alone); node selectors: GKE's "Plan TPUs".
-TPUS = {
-    "v4": Generation(3, 4096, "v4", 2, 1, "tpu-ubuntu2204-base", "tpu-v4-podslice"),
-    "v5e": Generation(2, 256, "v5litepod", 1, 1, "v2-alpha-tpuv5-lite", "tpu-v5-lite-podslice"),
-    "v5p": Generation(3, 6144, "v5p", 2, 1, "v2-alpha-tpuv5", "tpu-v5p-slice"),
-    "v6e": Generation(2, 256, "v6e", 1, 1, "v2-alpha-tpuv6e", "tpu-v6e-slice"),
-    "tpu7x": Generation(3, 9216, "tpu7x", 2, 2, None, "tpu7x"),
+# Cloud TPU's pages of each version and "Manage queued resources" (which says that Ironwood is had
+# through GKE alone); GKE's "Plan TPUs".
+CLOUDS = {
+    "v5e": Cloud("v5litepod", 1, "v2-alpha-tpuv5-lite", "tpu-v5-lite-podslice"),
+    "v5p": Cloud("v5p", 2, "v2-alpha-tpuv5", "tpu-v5p-slice"),
+    "v6e": Cloud("v6e", 1, "v2-alpha-tpuv6e", "tpu-v6e-slice"),
+    "tpu7x": Cloud("tpu7x", 2, None, "tpu7x"),
 }
 HOSTS = ("gpu", "cpu")
-FLAT = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
-SMALL = ((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4))
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
     """One slice of TPUs, or a number of hosts with devices.
 
-    kind  a key of TPUS, "gpu" or "cpu"
+    kind  a key of CLOUDS, "gpu" or "cpu"
     dims  chips along each axis of the slice; for gpu and cpu (hosts, devices of each)
     """
 
@@ -55,9 +46,9 @@ class Shape:
     dims: tuple[int, ...]
 
     @property
-    def tpu(self) -> Generation | None:
-        """The TPU generation; None for gpu and cpu."""
-        return TPUS.get(self.kind)
+    def tpu(self) -> Cloud | None:
+        """The names of the TPU generation; None for gpu and cpu."""
+        return CLOUDS.get(self.kind)
 
     @property
     def chips(self) -> int:
@@ -67,14 +58,14 @@ class Shape:
     @property
     def devices(self) -> int:
         """JAX devices of one slice."""
-        return self.chips * (self.tpu.devices if self.tpu else 1)
+        return self.chips * (CHIPS[self.kind].devices if self.tpu else 1)
 
     @property
     def chips_per_host(self) -> int:
         """TPU hosts carry 4 chips; flat slices of up to 8 chips are one host."""
         if self.tpu is None:
             return self.dims[1]
-        return self.chips if self.tpu.axes == 2 and self.chips <= 8 else 4
+        return self.chips if len(self.dims) == 2 and self.chips <= 8 else 4
 
     @property
     def hosts(self) -> int:
@@ -90,14 +81,14 @@ class Shape:
     def accelerator(self) -> str:
         """Cloud TPU's name, e.g. v5litepod-16.
 
-        Raises  BadInput for slices that this name cannot tell from another of the same size
+        Raises  BadInput for shapes that are not in Cloud TPU's tables: a name there says only how
+                many cores there are
         """
         assert self.tpu is not None
-        usual = min(_cubes(self.tpu, self.chips), key=lambda d: d[-1] - d[0], default=self.dims)
-        if self.dims not in (*FLAT, *SMALL, usual):
-            least = "x".join(map(str, usual))
+        if self.dims not in CHIPS[self.kind].shapes:
             raise bad("--topology", f"{self} has no Cloud TPU name of its own",
-                      f"{self.kind}:{least} for {self.chips} chips", "or use gke")  # fmt: skip
+                      ", ".join("x".join(map(str, s)) for s in CHIPS[self.kind].shapes),
+                      "or use gke")  # fmt: skip
         return f"{self.tpu.accelerator}-{self.chips * self.tpu.cores}"
 
     def __str__(self) -> str:
@@ -105,32 +96,15 @@ class Shape:
 
 
 def parse_shape(text: str) -> Shape:
-    """Reads "v5e:4x4", "gpu:HOSTSxDEVICES", "cpu:HOSTS". Raises BadInput."""
-    kind, colon, rest = text.partition(":")
-    if kind not in (*TPUS, *HOSTS):
-        raise bad("--topology", f"unknown kind {kind!r}", nearest(kind, (*TPUS, *HOSTS)))
+    """Reads "v5e:4x4" as `vidsim plan` does, and "gpu:HOSTSxDEVICES", "cpu:HOSTS"."""
+    kind, _, rest = text.strip().lower().partition(":")
+    if kind not in HOSTS:
+        if ":" not in text:
+            raise bad("--topology", f"{text!r}", "v5e:4x4, v5p:4x4x4, gpu:2x8, cpu:2",
+                      nearest(kind, (*CLOUDS, *HOSTS)))  # fmt: skip
+        topology = parse_topology(text)
+        return Shape(topology.chip.name, topology.shape)
     words = rest.split("x")
-    if not colon or not all(w.isdecimal() and int(w) > 0 for w in words):
-        raise bad("--topology", f"{text!r}", "KIND:AxB, e.g. v5e:4x4, v5p:4x4x4, gpu:2x8, cpu:2")
-    dims = tuple(map(int, words))
-    if kind in HOSTS:
-        if len(dims) > 2:
-            raise bad("--topology", f"{text!r}", f"{kind}:HOSTS or {kind}:HOSTSxDEVICES")
-        return Shape(kind, (*dims, 1)[:2])
-    facts = TPUS[kind]
-    known = FLAT if facts.axes == 2 else (*SMALL, *_cubes(facts, math.prod(dims)))
-    if dims not in known or math.prod(dims) > facts.most_chips:
-        shown = ", ".join("x".join(map(str, d)) for d in (FLAT if facts.axes == 2 else SMALL))
-        more = "" if facts.axes == 2 else ", or rising multiples of 4 such as 4x4x8"
-        raise bad("--topology", f"no slice {text!r}", f"{kind}: {shown}{more}, "
-                  f"at most {facts.most_chips} chips")  # fmt: skip
-    return Shape(kind, dims)
-
-
-def _cubes(facts: Generation, chips: int) -> list[tuple[int, ...]]:
-    """All slices of this many chips made of whole 4x4x4 cubes."""
-    if facts.axes == 2 or chips % 64:
-        return []
-    parts = [n for n in range(1, chips // 64 + 1) if chips // 64 % n == 0]
-    triples = itertools.combinations_with_replacement(parts, 3)
-    return [tuple(4 * n for n in t) for t in triples if math.prod(t) * 64 == chips]
+    if len(words) > 2 or not all(w.isdecimal() and int(w) > 0 for w in words):
+        raise bad("--topology", f"{text!r}", f"{kind}:HOSTS or {kind}:HOSTSxDEVICES")
+    return Shape(kind, (*map(int, words), 1)[:2])

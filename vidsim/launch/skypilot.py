@@ -13,7 +13,7 @@ def render_skypilot(job: Job, zone: str | None = None) -> Rendered:
     """task.yaml. Raises BadInput for several slices and for jobs without image, bucket, TPU VMs."""
     tpu = job.shape.tpu
     if tpu is None or tpu.runtime is None:
-        raise bad("--topology", f"{job.shape} has no TPU VMs", "v4, v5e, v5p or v6e")
+        raise bad("--topology", f"{job.shape} has no TPU VMs", "v5e, v5p or v6e")
     if job.slices > 1:
         raise bad("--slices", f"{job.slices} on skypilot", "1: it asks for one slice a job")
     job.in_bucket()

@@ -1,6 +1,6 @@
 set -euo pipefail
 image=@{image}
-gcloud auth configure-docker "${image%%/*}" --quiet
-docker pull "$image"
-docker rm --force vidsim >/dev/null 2>&1 || true
-@{docker_run}
+sudo gcloud auth configure-docker "${image%%/*}" --quiet
+sudo docker pull "$image"
+sudo docker rm --force vidsim >/dev/null 2>&1 || true
+sudo @{docker_run}
