@@ -138,6 +138,7 @@ def write(
     **facts: Any,
 ) -> None:  # fmt: skip
     """Writes the clips with what made them, and prints names and notices."""
+    from vidsim.generate.provenance import COMPOSITE, GENERATED, signed
     from vidsim.generate.write import write_media
 
     for path, one in zip(paths, made, strict=True):
@@ -150,7 +151,9 @@ def write(
             "given frames": [list(span) for span in one.given], **facts,
             **{k: str(v) for k, v in model.facts.items()},
         }  # fmt: skip
-        written = write_media(path, one.video_THWC, one.fps, about)
+        written = write_media(
+            path, one.video_THWC, one.fps, signed(about), COMPOSITE if one.given else GENERATED
+        )
         spans = ", ".join(f"{a} to {b - 1}" for a, b in one.given)
         line = f"{written.path}: {T} frames of {W}x{H}"
         print("\n".join([line + (f", given {spans}" if spans else ""), *one.notices,

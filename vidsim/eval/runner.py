@@ -30,7 +30,7 @@ from vidsim.eval.score import (
     verdict_line,
     verdicts,
 )
-from vidsim.eval.suites import loss, prompts, retrieval, vae
+from vidsim.eval.suites import capabilities, loss, prompts, retrieval, vae
 from vidsim.generate.model import Model, load, load_vae
 from vidsim.store.workdir import code_facts
 from vidsim.train.events import read_metrics
@@ -53,6 +53,12 @@ SUITES = {
     "vae": Suite(vae.VaeSuite, vae.run, False, "reconstruction of held-out clips"),
     "loss": Suite(loss.LossSuite, loss.run, True, "fixed-noise loss by time and size"),
     "prompts": Suite(prompts.PromptsSuite, prompts.run, True, "prompts read back by a parser"),
+    "capabilities": Suite(
+        capabilities.CapabilitiesSuite,
+        capabilities.run,
+        True,
+        "animate, extend, join, loop, edit beside what costs nothing",
+    ),
     "retrieval": Suite(
         retrieval.RetrievalSuite, retrieval.run, True, "each caption brings back its own clip"
     ),

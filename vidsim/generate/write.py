@@ -11,7 +11,7 @@ A file appears under its name only when it is complete.
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -157,7 +157,7 @@ def _write(
     notices: tuple[str, ...] = ()
     if codec.pixels == "yuv420p":
         video_THWC, notices = _even(video_THWC)
-    _encode(partial, codec, video_THWC, fps, note.tags(ending))
+    encode_frames(partial, codec, video_THWC, video_THWC.shape[1:3], fps, note.tags(ending))
     if note.source and ending == ".mp4":
         append_xmp_box(partial, xmp_packet(note.source))
     return notices
@@ -173,10 +173,16 @@ def _even(video_THWC: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     return padded, (f"{size}: the last row or column repeated, yuv420p needs even sizes",)
 
 
-def _encode(
-    partial: Path, codec: Codec, video_THWC: np.ndarray, fps: float, tags: Mapping[str, str]
+def encode_frames(
+    partial: Path,
+    codec: Codec,
+    frames: Iterable[np.ndarray],
+    size: tuple[int, int],
+    fps: float,
+    tags: Mapping[str, str],
 ) -> None:
-    _, H, W, _ = video_THWC.shape
+    """Encodes uint8 [H,W,3] frames of one size, as they come, into a file of that very name."""
+    H, W = size
     rate = Fraction(fps).limit_denominator(1001)
     options = dict(codec.container_options)
     with av.open(str(partial), "w", format=codec.container, options=options) as out:
@@ -189,7 +195,7 @@ def _encode(
             context.color_primaries = context.color_trc = context.colorspace = _BT709
             context.color_range = int(ColorRange.MPEG)
         reformatter = VideoReformatter()
-        for frame_HWC in video_THWC:
+        for frame_HWC in frames:
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_HWC), format="rgb24")
             if codec.pixels == "yuv420p":
                 frame = reformatter.reformat(

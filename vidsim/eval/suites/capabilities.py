@@ -1,0 +1,220 @@
+"""Suite `capabilities`: animate, extend, join, loop and edit, scored on clips whose truth is known.
+
+Every score is joint (see capabilities_score.py) and stands beside what costs nothing: the frozen
+frame, the nearest training clip, the mean clip, the cross-fade.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from vidsim.core.errors import bad, nearest
+from vidsim.eval.result import Sample, SuiteResult, View
+from vidsim.eval.score import Score, score_of
+from vidsim.eval.stats import clip_bootstrap, paired_bootstrap, wilson
+from vidsim.eval.suites.capabilities_cases import (
+    TASKS,
+    Case,
+    Library,
+    draw_cases,
+    make_library,
+    outcome_rows,
+    trivial,
+)
+from vidsim.eval.suites.capabilities_edit import EditRows, edit_rows
+from vidsim.eval.suites.capabilities_score import CHECKS, judge, skill
+from vidsim.generate.extend import animate, extend
+from vidsim.generate.join import join
+from vidsim.generate.loop import loop_clip
+from vidsim.generate.made import Made, require_training
+from vidsim.generate.model import Model
+from vidsim.generate.pack import Request
+from vidsim.generate.sample import SamplerConfig, lay_out
+from vidsim.worlds.base import World, from_spec
+
+Progress = Callable[[str, int, int], None]
+Marks = dict[str, list[dict[str, float]]]
+NEEDS = {"animate": "animate", "forward": "extend forward", "backward": "extend backward",
+         "join": "join", "loop": "join"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CapabilitiesSuite:
+    """Which tasks, on which clips, how they are sampled.
+
+    tasks      of TASKS, and "edit"
+    clips      of each task
+    world      specification of the held-out world; one object
+    training   specification of the world that the trivial clips come from
+    library    clips of it
+    size       (height, width) in pixels
+    frames     of a whole clip
+    strengths  of edits, one row each
+    seed       of the first clip's noise; the others follow
+    shown      clips of each task kept to look at
+    sampler    how clips are made
+    """
+
+    tasks: tuple[str, ...] = (*TASKS, "edit")
+    clips: int = 32
+    world: str = "shapes?split=heldout&seed=3&objects=1"
+    training: str = "shapes?split=train&seed=0&objects=1"
+    library: int = 256
+    size: tuple[int, int] = (64, 64)
+    frames: int = 17
+    strengths: tuple[float, ...] = (0.3, 0.5, 0.7, 0.85)
+    seed: int = 0
+    shown: int = 4
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+
+    def __post_init__(self) -> None:
+        for task in self.tasks:
+            if task not in (*TASKS, "edit"):
+                raise bad("suite capabilities", f"task {task!r}", nearest(task, (*TASKS, "edit")))
+        if min(self.clips, self.library) < 1 or self.shown < 0:
+            raise bad("suite capabilities", f"{self.clips} clips, library of {self.library}",
+                      "at least 1")  # fmt: skip
+
+
+def run(model: Model, suite: CapabilitiesSuite, progress: Progress | None = None) -> SuiteResult:
+    """Makes the clips of every task, judges them beside the truth and the trivial ones."""
+    world, stride = from_spec(suite.world), model.grid.time_stride
+    height, width = suite.size
+    lay_out(model, [Request("", height, width, suite.frames)])
+    scores: list[Score] = []
+    samples: list[Sample] = []
+    clips: list[dict[str, Any]] = []
+    tasks = [task for task in suite.tasks if task != "edit"]
+    for task in tasks:
+        require_training(model, NEEDS[task], "suite capabilities")
+    library = make_library(from_spec(suite.training), suite.library, suite.size, suite.frames)
+    for task in tasks:
+        cases = draw_cases(task, world, suite.clips, suite.size, suite.frames, stride)
+        made = make(model, cases, suite, progress)
+        marks, videos = judge_all(world, cases, made, library, progress)
+        scores += task_scores(task, marks)
+        samples += _samples(task, cases, videos, marks, suite)
+        clips += outcome_rows(marks, cases)
+    if "edit" in suite.tasks:
+        edits: EditRows = edit_rows(model, world, suite, progress)
+        scores += edits.scores
+        samples += edits.samples
+        clips += edits.clips
+    return SuiteResult(
+        "capabilities",
+        "One model, every capability",
+        f"{suite.clips} clips of {suite.world} for each task, {width}x{height}, {suite.frames} "
+        "frames. A clip counts only when its new frames show the object, the background and the "
+        "motion of the truth without a jump. Skill: 0 is the best of the clips that cost nothing, "
+        "1 the truth.",
+        tuple(scores),
+        tuple(samples),
+        {"clips": suite.clips, "solver": suite.sampler.solver, "steps": suite.sampler.steps,
+         "guidance": suite.sampler.guidance.scale, "first seed": suite.seed},
+        tuple(clips),
+    )  # fmt: skip
+
+
+def make(
+    model: Model, cases: Sequence[Case], suite: CapabilitiesSuite, progress: Progress | None
+) -> list[np.ndarray]:
+    """The model's whole clip for each case."""
+    videos = []
+    for number, case in enumerate(cases):
+        info = case.info
+        request = Request(case.prompt, info.height, info.width, 1, info.fps, suite.seed + number)
+        videos.append(_one(model, case, request, suite.sampler).video_THWC)
+        if progress:
+            progress(f"make {case.task}", number + 1, len(cases))
+    return videos
+
+
+def _one(model: Model, case: Case, request: Request, config: SamplerConfig) -> Made:
+    count = case.new[1] - case.new[0]
+    if case.task == "animate":
+        asked = dataclasses.replace(request, num_frames=len(case.truth_THWC))
+        return animate(model, case.before[0], [asked], config)[0]
+    if case.task == "forward":
+        return extend(model, case.before, [request], count, "forward", config)[0]
+    if case.task == "backward":
+        return extend(model, case.after, [request], count, "backward", config)[0]
+    if case.task == "join":
+        return join(model, case.before, case.after, [request], count, config)[0]
+    return loop_clip(model, case.before, [request], count, config)[0]
+
+
+def judge_all(
+    world: World,
+    cases: Sequence[Case],
+    made: Sequence[np.ndarray] | None,
+    library: Library,
+    progress: Progress | None = None,
+) -> tuple[Marks, dict[str, list[np.ndarray]]]:
+    """Marks of every case: the model's (if any), the truth's, the trivial ones'; and the clips."""
+    videos: dict[str, list[np.ndarray]] = {"model": list(made)} if made is not None else {}
+    videos["truth"] = [case.truth_THWC for case in cases]
+    for case in cases:
+        for name, clip in trivial(case, library).items():
+            videos.setdefault(name, []).append(clip)
+    marks: Marks = {}
+    done, of = 0, len(videos) * len(cases)
+    for name, group in videos.items():
+        marks[name] = []
+        for case, clip in zip(cases, group, strict=True):
+            marks[name].append(judge(world, clip, case.info.truth, case.track_T2, case.new))
+            done += 1
+            if progress:
+                progress(f"judge {case.task}", done, of)
+    return marks, videos
+
+
+def task_scores(task: str, marks: Marks) -> list[Score]:
+    """Rows of one task: joint score, skill, what is gained over the best trivial clip, checks."""
+    joint = {name: [row["joint"] for row in rows] for name, rows in marks.items()}
+    ours, truth = joint.pop("model"), joint.pop("truth")
+    value, best = skill(ours, joint, truth)
+    room = float(np.mean(truth)) - float(np.mean(joint[best]))
+    gain = paired_bootstrap(np.asarray(ours), np.asarray(joint[best]))
+    baselines = {name: float(np.mean(rows)) for name, rows in joint.items()}
+    floor = float(np.mean(truth))
+    scaled = dataclasses.replace(
+        gain, value=value, low=gain.low / room if room > 0 else np.nan,
+        high=gain.high / room if room > 0 else np.nan,
+    )  # fmt: skip
+    rows = [
+        score_of(f"capabilities/{task}", wilson(sum(ours), len(ours)), "higher", floor=floor,
+                 baselines=baselines, unit="share"),
+        score_of(f"capabilities/{task}_skill", scaled, "higher", floor=1.0, baselines={best: 0.0}),
+    ]  # fmt: skip
+    for check in CHECKS:
+        mine = clip_bootstrap(np.asarray([row[check] for row in marks["model"]]))
+        true = float(np.mean([row[check] for row in marks["truth"]]))
+        others = {name: float(np.mean([row[check] for row in marks[name]])) for name in joint}
+        rows.append(score_of(f"capabilities/{task}/{check}", mine, "higher", floor=true,
+                             baselines=others, unit="share"))  # fmt: skip
+    return rows
+
+
+def _samples(
+    task: str,
+    cases: Sequence[Case],
+    videos: Mapping[str, Sequence[np.ndarray]],
+    marks: Marks,
+    suite: CapabilitiesSuite,
+) -> list[Sample]:
+    """The first cases as they come."""
+    made = []
+    for i, case in enumerate(cases[: suite.shown]):
+        views = tuple(
+            View(videos[name][i], name) for name in ("model", "truth", "nearest training clip")
+        )
+        given = f"{len(case.before)} before, {len(case.after)} after"
+        made.append(Sample(
+            f"{task} {i}", case.prompt, views, case.info.fps, f"{task.capitalize()}",
+            {"seed": suite.seed + i, "given frames": given},
+            {check: marks["model"][i][check] == 1.0 for check in CHECKS},
+        ))  # fmt: skip
+    return made

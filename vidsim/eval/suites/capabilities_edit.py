@@ -1,0 +1,115 @@
+"""Edits of world clips: the background changes, the object and its way stay; a row a strength."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+from vidsim.core.host_random import generator
+from vidsim.eval.result import Sample, View
+from vidsim.eval.score import Score, score_of
+from vidsim.eval.stats import wilson
+from vidsim.eval.suites.capabilities_cases import Case, draw_cases
+from vidsim.eval.suites.capabilities_score import longest_step
+from vidsim.generate.edit import edit
+from vidsim.generate.model import Model
+from vidsim.generate.pack import Request
+from vidsim.generate.sample import SamplerConfig
+from vidsim.worlds.base import World
+from vidsim.worlds.shapes import vocabulary as v
+
+Progress = Callable[[str, int, int], None]
+NEAR = 0.15  # short sides: mean distance of the object from its old way that still is that way
+
+
+class EditSuite(Protocol):
+    """What of the suite's configuration edits read."""
+
+    clips: int
+    size: tuple[int, int]
+    frames: int
+    strengths: tuple[float, ...]
+    seed: int
+    shown: int
+    sampler: SamplerConfig
+
+
+@dataclasses.dataclass
+class EditRows:
+    """Rows, clips to look at, every clip's own numbers."""
+
+    scores: list[Score]
+    samples: list[Sample]
+    clips: list[dict[str, Any]]
+
+
+def other_background(case: Case, number: int) -> tuple[str, str]:
+    """The prompt that asks for another tint, and the tint."""
+    old = case.info.truth["background"]["tint"]
+    others = [tint for tint in v.TINTS if tint != old]
+    tint = others[int(generator(0, "edit", number).integers(len(others)))]
+    return case.prompt.replace(old, tint), tint
+
+
+def judge_edit(world: World, video_THWC: np.ndarray, case: Case, tint: str) -> dict[str, float]:
+    """target: the new tint is there. kept: the object's colour and way are the old ones."""
+    reading = world.parse(video_THWC)
+    thing = case.info.truth["objects"][0]
+    mine = [one for one in reading.objects if one.colour == thing["colour"]]
+    kept = 0.0
+    if mine and np.isfinite(longest_step(mine[0].track_T2)):
+        away = np.hypot(*(mine[0].track_T2 - case.track_T2).T)
+        kept = float(np.nanmean(away) <= NEAR * min(video_THWC.shape[1:3]))
+    target = float(reading.tint == tint)
+    return {"target": target, "kept": kept, "joint": target * kept}
+
+
+def edit_rows(
+    model: Model, world: World, suite: EditSuite, progress: Progress | None = None
+) -> EditRows:
+    """Edits every case at every strength."""
+    cases = draw_cases(
+        "animate", world, suite.clips, suite.size, suite.frames, model.grid.time_stride
+    )
+    asked = [other_background(case, i) for i, case in enumerate(cases)]
+    found = EditRows([], [], [])
+    idle = [judge_edit(world, c.truth_THWC, c, t) for c, (_, t) in zip(cases, asked, strict=True)]
+    true = [
+        judge_edit(world, world.render(_retinted(case, tint)), case, tint)
+        for case, (_, tint) in zip(cases, asked, strict=True)
+    ]
+    shown: dict[int, list[View]] = {}
+    done, of = 0, len(cases) * len(suite.strengths)
+    for strength in suite.strengths:
+        rows = []
+        for i, (case, (prompt, tint)) in enumerate(zip(cases, asked, strict=True)):
+            info = case.info
+            request = Request(prompt, info.height, info.width, 1, info.fps, suite.seed + i)
+            (made,) = edit(model, case.truth_THWC, [request], strength, None, suite.sampler)
+            rows.append(judge_edit(world, made.video_THWC, case, tint))
+            shown.setdefault(i, []).append(View(made.video_THWC, f"{strength:g}"))
+            done += 1
+            if progress:
+                progress("edit", done, of)
+        for name in ("joint", "target", "kept"):
+            values = [row[name] for row in rows]
+            found.scores.append(score_of(
+                f"capabilities/edit/{name}/{strength:g}", wilson(sum(values), len(values)),
+                "higher", floor=float(np.mean([row[name] for row in true])),
+                baselines={"input itself": float(np.mean([row[name] for row in idle]))},
+                unit="share",
+            ))  # fmt: skip
+        found.clips += [{"task": "edit", "strength": strength, **row} for row in rows]
+    for i, case in enumerate(cases[: suite.shown]):
+        views = (View(case.truth_THWC, "input"), *shown[i])
+        found.samples.append(
+            Sample(f"edit {i}", asked[i][0], views, case.info.fps, "Edit, by strength",
+                   {"seed": suite.seed + i})
+        )  # fmt: skip
+    return found
+
+
+def _retinted(case: Case, tint: str) -> dict[str, Any]:
+    truth = case.info.truth
+    return {**truth, "background": {**truth["background"], "tint": tint}}

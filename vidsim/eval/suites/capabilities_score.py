@@ -1,0 +1,136 @@
+"""The joint score of a made clip: 1 when the event happened and nothing is missing, else 0.
+
+A frozen clip has perfect seams and perfect colours, a cross-fade has both ends right: so every
+condition below has to hold at once, on the frames that were made.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vidsim.worlds.base import World
+from vidsim.worlds.shapes.scene import positions
+
+Span = tuple[int, int]
+CHECKS = ("object", "background", "motion", "direction", "continuity")
+
+
+@dataclasses.dataclass(frozen=True)
+class Bars:
+    """When a condition holds.
+
+    object      share of the looked-at new frames that show one object of the true colour
+    looked      new frames looked at one by one, evenly spread
+    motion      path of the object over the true path
+    angle_deg   between the object's way and the true one
+    step        longest step between neighbouring frames, over the longest true step ...
+    slack       ... or in short sides of the frame, whichever is more
+    """
+
+    object: float = 0.75
+    looked: int = 4
+    motion: float = 0.5
+    angle_deg: float = 45.0
+    step: float = 3.0
+    slack: float = 0.12
+
+
+def judge(
+    world: World,
+    video_THWC: np.ndarray,
+    truth: Mapping[str, Any],
+    track_T2: np.ndarray,
+    new: Span,
+    bars: Bars = Bars(),  # noqa: B008 (frozen)
+) -> dict[str, float]:
+    """Each condition (1.0 or 0.0) and "joint", their product.
+
+    video_THWC  the whole clip, given frames included
+    truth       of a scene with one object
+    track_T2    true centre (y, x) of the object in each frame of the whole clip, pixels
+    new         (first, end) of the frames that were made; neighbours count for the seams
+    """
+    first, end = max(new[0] - 1, 0), min(new[1] + 1, len(video_THWC))
+    seen = video_THWC[first:end]
+    thing = truth["objects"][0]
+    reading = world.parse(seen)
+    true = track_T2[first:end]
+    short = min(video_THWC.shape[1:3])
+    mine = [one for one in reading.objects if one.colour == thing["colour"]]
+    track = mine[0].track_T2 if mine else np.full((len(seen), 2), np.nan)
+    marks = {
+        "object": float(_presence(world, video_THWC, thing, new, bars) >= bars.object),
+        "background": float(reading.tint == truth["background"]["tint"]),
+        "motion": float(path(track) >= bars.motion * path(true)),
+        "direction": float(_angle_deg(track, true) <= bars.angle_deg),
+        "continuity": float(
+            longest_step(track) <= max(bars.step * longest_step(true), bars.slack * short)
+        ),
+    }
+    return marks | {"joint": float(all(marks.values()))}
+
+
+def true_track(truth: Mapping[str, Any], num_frames: int) -> np.ndarray:
+    """float64 [T,2]: centre of the first object in each frame, pixels."""
+    return positions(truth["objects"][0], num_frames)
+
+
+def path(track_T2: np.ndarray) -> float:
+    """Pixels travelled over the frames in which the object is seen."""
+    seen = track_T2[np.isfinite(track_T2[:, 0])]
+    return float(np.hypot(*np.diff(seen, axis=0).T).sum()) if len(seen) > 1 else 0.0
+
+
+def longest_step(track_T2: np.ndarray) -> float:
+    """Longest way between two neighbouring frames, pixels; infinite unless half of all are seen."""
+    seen = np.isfinite(track_T2[:, 0])
+    if seen.sum() < max(2, len(track_T2) / 2):
+        return math.inf
+    steps = np.hypot(*np.diff(track_T2, axis=0).T)
+    found = steps[np.isfinite(steps)]
+    return float(found.max()) if len(found) else math.inf
+
+
+def _angle_deg(track: np.ndarray, true: np.ndarray) -> float:
+    """Between the two ways over the frames in which both are seen; 180 for a way of nothing."""
+    seen = np.flatnonzero(np.isfinite(track[:, 0]))
+    if len(seen) < 2:
+        return 180.0
+    ours, theirs = track[seen[-1]] - track[seen[0]], true[seen[-1]] - true[seen[0]]
+    norm = np.hypot(*ours) * np.hypot(*theirs)
+    if norm < 1e-9:
+        return 180.0
+    return math.degrees(math.acos(float(np.clip(ours @ theirs / norm, -1, 1))))
+
+
+def _presence(
+    world: World, video: np.ndarray, thing: Mapping[str, Any], new: Span, bars: Bars
+) -> float:
+    """Share of the looked-at new frames with one object, of the true colour."""
+    chosen = np.unique(np.linspace(new[0], new[1] - 1, bars.looked).round().astype(int))
+    right = 0
+    for t in chosen:
+        reading = world.parse(video[t : t + 1])
+        right += reading.count == 1 and reading.objects[0].colour == thing["colour"]
+    return right / len(chosen)
+
+
+def cross_fade(start_HWC: np.ndarray, end_HWC: np.ndarray, count: int) -> np.ndarray:
+    """`count` frames between two pictures, uint8, neither picture itself among them."""
+    share = (np.arange(1, count + 1) / (count + 1))[:, None, None, None]
+    mixed = (1 - share) * start_HWC[None].astype(np.float64) + share * end_HWC[None]
+    return np.rint(mixed).astype(np.uint8)
+
+
+def skill(model: Sequence[float], trivial: Mapping[str, Sequence[float]], truth: Sequence[float]):
+    """(skill, name of the best trivial one): (model - best trivial) / (truth - best trivial).
+
+    NaN where the truth is not above the best trivial one: such a score measures nothing.
+    """
+    best = max(trivial, key=lambda name: float(np.mean(trivial[name])))
+    base = float(np.mean(trivial[best]))
+    room = float(np.mean(truth)) - base
+    return ((float(np.mean(model)) - base) / room if room > 0 else math.nan), best
