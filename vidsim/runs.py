@@ -25,7 +25,9 @@ from vidsim.models.latents import LatentConfig
 from vidsim.models.vae import Vae, VaeConfig
 from vidsim.models.vae_linear import BlockMoments
 from vidsim.parallel.mesh import ParallelConfig, build_mesh
-from vidsim.parallel.processes import agree, check_devices
+from vidsim.parallel.place import on_host
+from vidsim.parallel.processes import agree, check_devices, wait_for_all
+from vidsim.parallel.shares import Share, share_of
 from vidsim.store.shards import LatentCache
 from vidsim.store.weights import load_model, save_model
 from vidsim.store.workdir import Workdir, code_facts
@@ -38,7 +40,7 @@ from vidsim.tasks.autoencoding import (
 from vidsim.tasks.denoising import Denoising, DenoisingConfig
 from vidsim.tasks.encoding import EncodeConfig, plan_cache, write_cache
 from vidsim.tasks.latent_facts import latent_facts
-from vidsim.train.flops import packed_work
+from vidsim.train.flops import packed_work, planned_work
 from vidsim.train.loop import FREE_KEYS, RunSpec, Trained, build_program, train
 from vidsim.train.optim import OptimConfig
 from vidsim.train.program import Program
@@ -86,8 +88,9 @@ class VaeRun:
 class DenoiserRun:
     """Training of a denoiser on a latent cache.
 
-    Patch width and latent statistics come from the cache: what the configuration says of them is
-    replaced when the run is resolved.
+    Patch width, latent statistics and `longest`, the latent frames of the longest clip (the window
+    of long videos), come from the cache: what the configuration says of them is replaced when the
+    run is resolved.
     """
 
     data: LatentData
@@ -100,6 +103,7 @@ class DenoiserRun:
     validation: ValidationConfig = ValidationConfig()
     task: Literal["denoising"] = "denoising"
     vae_hash: str = ""
+    longest: int = 0
 
 
 RUNS: dict[str, type[VaeRun] | type[DenoiserRun]] = {
@@ -128,15 +132,21 @@ def run_training(run: Run, workdir: str | Path) -> Trained:
 def train_vae(run: VaeRun, workdir: str | Path) -> Trained:
     """Trains an autoencoder and exports its averaged weights and latent statistics to vae/."""
     index = ClipIndex.open(run.data.index)
-    batches = vae_batches(run, index)
+    every = vae_batches(run, index)
     agree({"config": to_dict(run), "index": index.hash, "code": code_facts()["vidsim"]})
-    program = vae_program(run, batches)
+    program = vae_program(run, every)
     _check_chips(program)
+    shares = vae_shares(run, program)
+    mine = {clips: share.rows for clips, share in shares.items()}
+    batches = crop_batches(index, run.data.crops, run.run.seed, mine.__getitem__)
     folder = Workdir.open(workdir, to_dict(run), {"index": index.hash}, _free())
     try:
-        done = train(program, batches, run.run, folder, label="vae")
-        if not (folder.path / VAE_FOLDER).exists():
-            export_vae(run, index, done.state.ema["vae"], folder.path / VAE_FOLDER)
+        done = train(program, batches, run.run, folder, label="vae",
+                     share=lambda batch: shares[int(batch["num_clips"])])  # fmt: skip
+        params = on_host(done.state.ema["vae"], program.mesh)
+        if jax.process_index() == 0 and not (folder.path / VAE_FOLDER).exists():
+            export_vae(run, index, params, folder.path / VAE_FOLDER)
+        wait_for_all("export")
     finally:
         folder.close()
     return done
@@ -151,6 +161,13 @@ def vae_program(run: VaeRun, batches: grain.MapDataset) -> Program:
             moments.add(np.asarray(to_signed(batches[step]["video"])))
         task = dataclasses.replace(task, moments=moments)
     return build_program(task, run.run, run.optim, build_mesh(run.parallel))
+
+
+def vae_shares(run: VaeRun, program: Program) -> dict[int, Share]:
+    """What this process reads of a step, by the step's number of clips."""
+    crops = run.data.crops
+    counts = {crops.batch_size, crops.image_batch_size or crops.batch_size}
+    return {n: share_of(program.mesh, n, 0, run.run.micro_steps) for n in counts}
 
 
 def vae_batches(run: VaeRun, index: ClipIndex) -> grain.MapDataset:
@@ -218,7 +235,10 @@ def resolve_denoiser(run: DenoiserRun, cache: LatentCache) -> DenoiserRun:
     if text is not None:
         text = dataclasses.replace(text, words=tuple(meta.words))
     task = dataclasses.replace(run.denoising, dit=dit, latent=latent, text=text)
-    return dataclasses.replace(run, denoising=task, vae_hash=cache.meta.vae_hash)
+    longest = int(cache.grid[:, 0].max()) * cache.patch[0]
+    return dataclasses.replace(
+        run, denoising=task, vae_hash=cache.meta.vae_hash, longest=longest
+    )  # fmt: skip
 
 
 def train_denoiser(run: DenoiserRun, workdir: str | Path) -> Trained:
@@ -229,10 +249,16 @@ def train_denoiser(run: DenoiserRun, workdir: str | Path) -> Trained:
     program, plan = denoiser_program(run, cache)
     agree({"plan": plan.digest(0)})
     _check_chips(program)
-    batches = packed_batches(cache, plan, run.run.steps)
+    share = share_of(
+        program.mesh, run.plan.rows_per_step, run.plan.row_tokens, run.run.micro_steps
+    )  # fmt: skip
+    batches = packed_batches(
+        cache, plan, run.run.steps, share.rows, share.tokens, tolerant=run.run.bad_data_limit > 0
+    )
     folder = Workdir.open(workdir, to_dict(run), {"cache": cache.hash}, _free())
     try:
-        copy_vae(Path(run.data.cache) / VAE_FOLDER, folder.path / VAE_FOLDER, run.vae_hash)
+        if jax.process_index() == 0:
+            copy_vae(Path(run.data.cache) / VAE_FOLDER, folder.path / VAE_FOLDER, run.vae_hash)
         evaluations = {}
         if run.data.validation_cache is not None:
             held_out = LatentCache.open(run.data.validation_cache, run.vae_hash)
@@ -244,7 +270,9 @@ def train_denoiser(run: DenoiserRun, workdir: str | Path) -> Trained:
             )
         return train(
             program, batches, run.run, folder,
-            evaluations=evaluations, work=packed_work(run.denoising), label="denoiser",
+            evaluations=evaluations, work=packed_work(run.denoising),
+            step_work=None if share.whole else planned_work(run.denoising, plan),
+            share=lambda _: share, label="denoiser",
         )  # fmt: skip
     finally:
         folder.close()
@@ -276,4 +304,4 @@ def _check_chips(program: Program) -> None:
 
 def _free() -> tuple[str, ...]:
     """What may change between starts of one run: where it computes, and what it leaves behind."""
-    return ("parallel", "mesh", *(f"run.{key}" for key in FREE_KEYS))
+    return ("parallel", "mesh", "longest", *(f"run.{key}" for key in FREE_KEYS))

@@ -48,7 +48,7 @@ def test_a_step_on_eight_devices_is_the_step_on_one():
     for a, b in zip(jax.tree.leaves(many.params), jax.tree.leaves(few.params), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     hidden = many.params["hidden"]["w"]
-    assert hidden.sharding.spec[0] == "fsdp"
+    assert hidden.sharding.spec[0] == ("fsdp", "context")
     mirrors = [
         x
         for x in jax.tree.leaves(many.opt_state)

@@ -1,6 +1,8 @@
 """`vidsim train`: a configuration to a work directory; the same command resumes."""
 
 import argparse
+import sys
+import traceback
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,14 +33,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Trains to the end of the configuration, or from where the work directory stands."""
     from vidsim.config import load_experiment, override
+    from vidsim.core.errors import BadInput
+    from vidsim.core.exits import BAD_USE, NonFiniteLimit, Preempted, RunEnded
     from vidsim.parallel.clusters import find_member
-    from vidsim.parallel.processes import start
+    from vidsim.parallel.processes import abandon, start
     from vidsim.runs import build_run, run_training
 
     run = build_run(override(load_experiment(args.config), args.settings))
     member = find_member(args.cluster, coordinator=args.coordinator, processes=args.processes,
                          process=args.process)  # fmt: skip
-    if member is not None:
-        start(member, timeout_s=args.start_timeout, bind=args.bind)
-    run_training(run, args.workdir)
+    if member is None:
+        run_training(run, args.workdir)
+        return 0
+    start(member, timeout_s=args.start_timeout, bind=args.bind)
+    try:
+        run_training(run, args.workdir)
+    except (Preempted, NonFiniteLimit):  # every process has these at the same step
+        raise
+    except (RunEnded, BadInput) as error:
+        print(f"vidsim train: {error}", file=sys.stderr)
+        abandon(getattr(error, "code", BAD_USE))
+    except Exception:
+        traceback.print_exc()
+        abandon(1)
     return 0

@@ -45,6 +45,12 @@ class NonFiniteLimit(RunEnded):
     code = NON_FINITE
 
 
+class BadDataLimit(RunEnded):
+    """More clips could not be read than the run allows."""
+
+    code = BAD_DATA
+
+
 class NoValidCheckpoint(RunEnded):
     """Checkpoints exist, and every one of them is damaged."""
 

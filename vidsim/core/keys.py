@@ -45,5 +45,5 @@ def token_normal(key: jax.Array, clip_key: jax.Array, index: jax.Array, width: i
             jax.random.fold_in(jax.random.fold_in(key, clip), token), (width,), jnp.float32
         )
 
-    noise = jax.vmap(one)(clip_key.reshape(-1), index.reshape(-1))
-    return noise.reshape(*clip_key.shape, width)
+    # Row by row: flattened, tokens that lie on several devices would be gathered first.
+    return jax.vmap(jax.vmap(one))(clip_key, index)

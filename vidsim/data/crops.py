@@ -5,9 +5,10 @@ crop comes from a clip that is large and long enough, at a random place, never s
 """
 
 import dataclasses
+import functools
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grain
@@ -19,6 +20,7 @@ from vidsim.data.index import ClipIndex
 
 # Steps that a data set can be asked for; a run ends long before.
 MAX_STEPS = 1 << 40
+Mine = Callable[[int], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,28 +123,36 @@ class CropPlan:
         first, top, left = (int(s) - c for s, c in zip(sizes, canvas, strict=True))
         return first, top, left
 
-    def batch(self, step: int) -> dict[str, Any]:
+    def batch(self, step: int, mine: Mine | None = None) -> dict[str, Any]:
         """What `crop_batches` returns for a step."""
         (frames, height, width), crops = self.crops(step)
-        video_BTHWC = np.empty((len(crops), frames, height, width, 3), np.uint8)
+        chosen = range(len(crops)) if mine is None else mine(len(crops)).tolist()
         keys = np.empty(len(crops), np.uint32)
         seen: dict[int, int] = {}
-        for b, (row, first, top, left) in enumerate(crops):
-            box = (top, left, height, width)
-            video_BTHWC[b] = _read(self.index, row, first, frames, box, self.config.cache_bytes)
+        for b, (row, *_) in enumerate(crops):
             occurrence = seen[row] = seen.get(row, -1) + 1
             keys[b] = clip_key(self.index.clip_id[row], 0, occurrence)
-        return {"video": video_BTHWC, "clip_key": keys, "num_clips": np.float32(len(crops))}
+        video_BTHWC = np.empty((len(chosen), frames, height, width, 3), np.uint8)
+        for place, b in enumerate(chosen):
+            row, first, top, left = crops[b]
+            box = (top, left, height, width)
+            video_BTHWC[place] = _read(self.index, row, first, frames, box, self.config.cache_bytes)
+        total = np.float32(len(crops))
+        return {"video": video_BTHWC, "clip_key": keys[list(chosen)], "num_clips": total}
 
 
-def crop_batches(index: ClipIndex, config: CropConfig, seed: int) -> grain.MapDataset:
+def crop_batches(
+    index: ClipIndex, config: CropConfig, seed: int, mine: Mine | None = None
+) -> grain.MapDataset:
     """Random-access training batches: element s is the batch of step s.
 
+    mine     clips of a step -> i64 those that this process reads; None reads all
     Returns  data set of {"video": uint8 [B, T, H, W, 3], "clip_key": uint32 [B], "num_clips":
              float32 []}; B, T, H, W are those of the step's canvas, num_clips is B of the step
     Raises   BadInput when a canvas cannot be filled
     """
-    return grain.MapDataset.range(MAX_STEPS).map(CropPlan(index, config, seed).batch)
+    read = functools.partial(CropPlan(index, config, seed).batch, mine=mine)
+    return grain.MapDataset.range(MAX_STEPS).map(read)
 
 
 def whole_clips(

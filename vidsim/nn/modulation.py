@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from vidsim.nn.layers import Linear
+from vidsim.parallel.place import constrain
 
+ROWS = ("rows", None, None)  # few numbers a row, on every device of the row
 ONE_HOT_ROWS = 128  # largest table whose gradient is a product with a one-hot matrix
 
 
@@ -34,8 +36,11 @@ class TimeEmbedding(nn.Module):
         """level_RK in [0, 1], 0 = data. Returns f32 (RKD, RK6D)."""
         wave = sinusoid(level_RK * 1000.0, self.freq_width)
         hidden = Linear(self.freq_width, self.width, ("time", "embed"), name="in")(wave)
-        time_RKD = Linear(self.width, self.width, ("embed", "time"), name="out")(nn.silu(hidden))
+        hidden = nn.silu(constrain(hidden, ROWS))
+        time_RKD = Linear(self.width, self.width, ("embed", "time"), name="out")(hidden)
+        time_RKD = constrain(time_RKD, ROWS)
         six = Linear(self.width, 6 * self.width, ("embed", "time"), name="six")(nn.silu(time_RKD))
+        six = constrain(six, ROWS)
         return time_RKD, six.reshape(*six.shape[:-1], 6, self.width)
 
 

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ from vidsim.core.host_random import stable_hash
 from vidsim.parallel.clusters import Member
 
 HEARTBEAT_S = 60  # without a sign of life for so long a process counts as dead
+LAST_WORDS_S = 5  # that process 0 stays after an error, for the others to print theirs
 CHECK_WIDTH = 256  # of the matrices that every chip multiplies at start-up
 
 
@@ -105,6 +106,26 @@ def _disagreement(all_facts: list[dict[str, Any]]) -> BadInput:
                     "start all of them with the same command, code and data",
                 )  # fmt: skip
     return bad("processes", "configurations differ", "the same in all")
+
+
+def wait_for_all(name: str) -> None:
+    """Returns when every process of the run has come to the place called `name`."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"vidsim {name}")
+
+
+def abandon(code: int) -> NoReturn:
+    """Leaves at once, after an error that the others may not have.
+
+    They may stand in a collective that this process will never join; the usual way out would wait
+    for them. When process 0 is gone, so is the coordination service, and they end too; it lets
+    the others speak first.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if jax.process_count() > 1 and jax.process_index() == 0:
+        time.sleep(LAST_WORDS_S)
+    os._exit(code)
 
 
 def check_devices(mesh: Mesh) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from vidsim.data.plan import Plan
 from vidsim.models.dit import DiTConfig
 from vidsim.models.dit_config import matmul_flops
 from vidsim.models.text import ByteEncoderConfig
@@ -77,6 +78,36 @@ def packed_work(cfg: DenoisingConfig) -> Work:
             "clips": float(batch["num_clips"]),
             "flops": flops.live,
             "padded_flops": flops.padded,
+        }
+
+    return work
+
+
+def planned_work(cfg: DenoisingConfig, plan: Plan) -> Callable[[int], dict[str, float]]:
+    """`packed_work` by step number, from the plan alone: for processes that read a part of it."""
+    rows, n = plan.config.rows_per_step, plan.config.row_tokens
+    m, slots = plan.config.row_text, plan.config.row_segments
+    padded = Counts(
+        patches=rows * n, texts=rows * m, clips=rows * slots, levels=rows * (slots + 1),
+        self_pairs=rows * n * n, cross_pairs=rows * n * m, text_pairs=rows * m * m,
+    )  # fmt: skip
+
+    def work(step: int) -> dict[str, float]:
+        chosen = plan.step(step)
+        pieces = chosen.rows.piece
+        tokens = plan.tokens[pieces].astype(np.int64)
+        texts = plan.text_tokens(chosen.epoch, pieces)
+        filled = int((np.diff(chosen.rows.offset) > 0).sum())
+        live = Counts(
+            patches=int(tokens.sum()), texts=int(texts.sum()), clips=len(pieces),
+            levels=len(pieces) + filled, self_pairs=int((tokens**2).sum()),
+            cross_pairs=int((tokens * texts).sum()), text_pairs=int((texts**2).sum()),
+        )  # fmt: skip
+        return {
+            "tokens": float(chosen.num_tokens),
+            "clips": float(chosen.num_clips),
+            "flops": TRAINING * sum(forward_flops(cfg, live)),
+            "padded_flops": TRAINING * sum(forward_flops(cfg, padded)),
         }
 
     return work

@@ -18,9 +18,10 @@ from absl import flags
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from vidsim.core.errors import bad
-from vidsim.core.exits import NonFiniteLimit, Preempted
+from vidsim.core.errors import BadInput, bad
+from vidsim.core.exits import BadDataLimit, NonFiniteLimit, Preempted
 from vidsim.parallel.rules import Rules
+from vidsim.parallel.shares import Share
 from vidsim.store.checkpoints import CheckpointStore
 from vidsim.store.workdir import Workdir
 from vidsim.train.events import JsonLines, TensorBoard, WandB, Writer
@@ -28,10 +29,13 @@ from vidsim.train.optim import OptimConfig, rate_share
 from vidsim.train.program import Program
 from vidsim.train.progress import Progress
 from vidsim.train.state import TrainState, from_items, items
-from vidsim.train.step import Batch
+from vidsim.train.step import LEFT_OUT, Batch
+from vidsim.train.watchdog import Watchdog
 
 Evaluation = Callable[[TrainState], Mapping[str, Any]]
 Work = Callable[[Batch], Mapping[str, float]]
+StepWork = Callable[[int], Mapping[str, float]]
+Shares = Callable[[Batch], Share | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +49,10 @@ class RunSpec:
     save_every, eval_every, log_every   in steps; the last step is always saved and evaluated
     keep, keep_every newest checkpoints kept, and steps kept for ever
     nonfinite_limit  updates left out in a row before the run ends
+    bad_data_limit   unreadable clips of a latent cache that are left out of their rows before this
+                     start ends; a line names each, and the step's normaliser still counts it
+    watchdog_s       seconds without a finished step, evaluation or save before the process ends;
+                     None = as long as it takes. Compiling must fit in
     read_threads, read_processes, prefetch   how batches are read ahead; never what they hold
     tensorboard      write event files
     wandb            project of Weights & Biases, None = not used
@@ -60,6 +68,8 @@ class RunSpec:
     keep: int = 3
     keep_every: int | None = None
     nonfinite_limit: int = 20
+    bad_data_limit: int = 0
+    watchdog_s: float | None = 1800.0
     read_threads: int = 2
     read_processes: int = 0
     prefetch: int = 4
@@ -73,14 +83,16 @@ class RunSpec:
                 raise bad(f"run.{name}", f"{getattr(self, name)}", "at least 1")
         if self.keep_every is not None and self.keep_every < 1:
             raise bad("run.keep_every", f"{self.keep_every}", "at least 1, or None")
-        if self.read_processes < 0:
-            raise bad("run.read_processes", f"{self.read_processes}", "0 (threads) or more")
+        for name in ("read_processes", "bad_data_limit"):
+            if getattr(self, name) < 0:
+                raise bad(f"run.{name}", f"{getattr(self, name)}", "0 or more")
         if not 0 <= self.ema_decay < 1:
             raise bad("run.ema_decay", f"{self.ema_decay}", "from 0 (no average) to below 1")
 
 
 FREE_KEYS = ("save_every", "eval_every", "log_every", "keep", "keep_every", "nonfinite_limit",
-             "read_threads", "read_processes", "prefetch", "tensorboard", "wandb")  # fmt: skip
+             "bad_data_limit", "watchdog_s", "read_threads", "read_processes", "prefetch",
+             "tensorboard", "wandb")  # fmt: skip
 """Fields of RunSpec that may change between starts of one run: they do not touch the weights."""
 
 
@@ -115,6 +127,8 @@ def train(
     *,
     evaluations: Mapping[str, Evaluation] | None = None,
     work: Work | None = None,
+    step_work: StepWork | None = None,
+    share: Shares | None = None,
     label: str = "train",
 ) -> Trained:
     """Trains from the newest whole checkpoint of `workdir` (or from the start) to `run.steps`.
@@ -124,12 +138,22 @@ def train(
     evaluations  name -> function(state) -> numbers to record; called every `eval_every` steps
     work         function(host batch) -> {unit: amount}, e.g. {"tokens": 4096.0}; the first entry is
                  the one shown. By default tokens where the batch states them, else clips.
-    Raises       Preempted (saved), NonFiniteLimit, DiskFull, NoValidCheckpoint, BadInput
+    step_work    function(step) -> the same, for processes that see a part of the batch
+    share        function(host batch) -> the part of its step that it holds; None: all of it
+    Raises       Preempted (saved), NonFiniteLimit, BadDataLimit, DiskFull, NoValidCheckpoint,
+                 BadInput. A hang ends the process with code 43: see train/watchdog.py
     """
     if len(batches) < run.steps:
         raise bad("run.steps", f"{run.steps}", f"the data has {len(batches)} steps", "repeat it")
-    loop = _Loop(program, run, workdir, evaluations or {}, work or _default_work, label)
-    return loop.run(batches)
+    amounts = work or _default_work
+    each = (
+        (lambda step, batch: amounts(batch))
+        if step_work is None
+        else (lambda step, batch: step_work(step))
+    )
+    loop = _Loop(program, run, workdir, evaluations or {}, each, share, label)
+    with loop.watchdog:
+        return loop.run(batches)
 
 
 class _Loop:
@@ -141,11 +165,15 @@ class _Loop:
         run: RunSpec,
         workdir: Workdir,
         evaluations: Mapping[str, Evaluation],
-        work: Work,
+        work: Callable[[int, Batch], Mapping[str, float]],
+        share: Shares | None,
         label: str,
     ) -> None:
         self.program, self.spec, self.workdir = program, run, workdir
         self.evaluations, self.work, self.label = evaluations, work, label
+        self.share = share or (lambda _: None)
+        self.left_out = 0
+        self.watchdog = Watchdog(run.watchdog_s, label)
         self.store = CheckpointStore(workdir.checkpoints, run.keep, run.keep_every)
         self.pending: tuple[int, Any, Mapping[str, float]] | None = None
 
@@ -203,31 +231,46 @@ class _Loop:
         self._flush()
         for name, evaluation in self.evaluations.items() if evaluate else ():
             values = evaluation(state)
+            self.watchdog.beat(f"{name} of step {step}")
             self._write(step, name, values)
             shown = (f"{k} {v:.4g}" for k, v in values.items() if isinstance(v, float))
             self.progress.say(f"{self.label} step {step}: {name} {', '.join(shown)}")
         if save:
             self.store.save(step, items(state), {"seed": self.spec.seed})
+            self.watchdog.beat(f"starting to save step {step}")
         self.since_s = time.perf_counter()
 
     def _advance(self, state: TrainState, step: int, stream: Iterator[Any]) -> TrainState:
         """Takes the next batch, starts its step, and reads the numbers of the step before."""
         asked_s = time.perf_counter()
-        batch = next(stream)
-        if batch is None:
-            raise bad("data", f"step {step} has no batch", "one batch for each step")
+        batch = self._read(step, stream)
         wait_s = time.perf_counter() - asked_s
-        placed = self.program.step.place(batch)
+        placed = self.program.step.place(batch, self.share(batch))
         share = rate_share(self.program.optim, self.spec.steps, step)
         compiled = self.program.step.compilations
         state, metrics = self.program.step(state, placed, share)
         if self.program.step.compilations > compiled:
             self.progress.say(f"{self.label}: compiled in {self.program.step.compile_s:.1f} s")
             self.since_s = time.perf_counter()
+            self.watchdog.beat("compiling")
         self._flush()
-        facts = {"lr": share * self.program.optim.lr, "data_wait_s": wait_s, **self.work(batch)}
+        work = self.work(step, batch)
+        facts = {"lr": share * self.program.optim.lr, "data_wait_s": wait_s, **work}
         self.pending = (step + 1, metrics, facts)
         return state
+
+    def _read(self, step: int, stream: Iterator[Any]) -> Batch:
+        """The host batch of a step. Raises BadDataLimit when it cannot be read."""
+        try:
+            batch = next(stream)
+        except (BadInput, OSError) as error:
+            line = " ".join(str(error).split())
+            raise BadDataLimit(
+                f"{self.label}: the data of step {step} cannot be read: {line}"
+            ) from error
+        if batch is None:
+            raise bad("data", f"step {step} has no batch", "one batch for each step")
+        return batch
 
     def _flush(self) -> None:
         """Reads and writes the numbers of the step that was started last."""
@@ -236,6 +279,7 @@ class _Loop:
         step, metrics, facts = self.pending
         self.pending = None
         values = {k: _number(v) for k, v in jax.device_get(metrics).items()}
+        self.watchdog.beat(f"step {step}")
         now_s = time.perf_counter()
         step_s, self.since_s = now_s - self.since_s, now_s
         amounts = {k: v for k, v in facts.items() if k not in ("lr", "data_wait_s")}
@@ -254,6 +298,12 @@ class _Loop:
                 f"{self.label}: {values['skipped_in_a_row']} updates in a row were not finite at "
                 f"step {step}; run.nonfinite_limit={self.spec.nonfinite_limit}; lower optim.lr or "
                 "look at the data of these steps"
+            )
+        self.left_out += int(values.get(LEFT_OUT, 0))
+        if self.left_out > self.spec.bad_data_limit:
+            raise BadDataLimit(
+                f"{self.label}: {self.left_out} clips could not be read up to step {step}; "
+                f"run.bad_data_limit={self.spec.bad_data_limit}; encode them again"
             )
 
     def _write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:

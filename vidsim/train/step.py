@@ -13,8 +13,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vidsim.core.errors import bad
 from vidsim.core.trees import global_norm
+from vidsim.parallel.place import batch_sharding, put
+from vidsim.parallel.shares import Share, place_share
 from vidsim.train.state import TrainState, ema_decay
 
+LEFT_OUT = "left_out"  # i32[R] clips of each row that could not be read; may be absent
 Batch = Mapping[str, Any]
 Metrics = dict[str, jax.Array]
 Step = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
@@ -62,6 +65,8 @@ def make_step(task: Any, tx: optax.GradientTransformation, decay: float, seed: i
             "loss": value, "grad_norm": norm, "skipped": new.skipped,
             "skipped_in_a_row": new.skipped_in_a_row,
         }  # fmt: skip
+        if LEFT_OUT in batch:
+            facts[LEFT_OUT] = jnp.sum(batch[LEFT_OUT])
         return new, {**metrics, **facts}
 
     return train_step
@@ -95,6 +100,8 @@ class CompiledStep:
     """The step compiled ahead of time for a mesh, once for each set of batch shapes.
 
     Calling it with other shapes compiles once more and counts; it can never recompile unseen.
+
+    compiler_options  of XLA, e.g. those of one TPU generation
     """
 
     step: Step
@@ -102,22 +109,34 @@ class CompiledStep:
     state_shardings: TrainState
     micro_steps: int
     compile_s: float = 0.0
+    compiler_options: dict[str, str | bool] | None = None
 
     def __post_init__(self) -> None:
         self._compiled: dict[tuple[Any, ...], Any] = {}
         self._copy = NamedSharding(self.mesh, PartitionSpec())
-        self._rows = NamedSharding(self.mesh, PartitionSpec(None, ("data", "fsdp")))
 
     @property
     def compilations(self) -> int:
         """How often the step was compiled."""
         return len(self._compiled)
 
-    def place(self, batch: Batch) -> dict[str, jax.Array]:
-        """Puts a host batch on the mesh: micro-steps first, rows over data and fsdp."""
+    def place(self, batch: Batch, share: Share | None = None) -> dict[str, jax.Array]:
+        """Puts a host batch on the mesh: micro-steps first, then as `batch_sharding` says.
+
+        share  what of the step `batch` holds, where each process reads a part
+        """
+        if share is not None:
+            return place_share(batch, self.mesh, share, self.micro_steps)
         ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         split = split_micro(batch, self.micro_steps, ways)
-        return {k: _put(x, self._rows if x.ndim else self._copy) for k, x in split.items()}
+        return {k: put(x, self._sharding(k, x.shape)) for k, x in split.items()}
+
+    def _sharding(self, name: str, shape: tuple[int, ...]) -> NamedSharding:
+        """Of a batch array with the micro-steps in front."""
+        if not shape:
+            return self._copy
+        spec = batch_sharding(self.mesh, name, shape[1:]).spec
+        return NamedSharding(self.mesh, PartitionSpec(None, *spec))
 
     def compiled(self, state: TrainState, batch: Mapping[str, jax.Array]) -> Any:
         """The executable for a placed batch (or ShapeDtypeStructs with shardings)."""
@@ -129,14 +148,15 @@ class CompiledStep:
                 self.step,
                 in_shardings=(
                     self.state_shardings,
-                    {k: self._rows if len(x.shape) else self._copy for k, x in batch.items()},
+                    {k: self._sharding(k, x.shape) for k, x in batch.items()},
                     self._copy,
                 ),
                 out_shardings=(self.state_shardings, self._copy),
                 donate_argnums=0,
             )
             with jax.set_mesh(self.mesh):
-                self._compiled[key] = jitted.lower(state, batch, share).compile()
+                lowered = jitted.lower(state, batch, share)
+                self._compiled[key] = lowered.compile(compiler_options=self.compiler_options)
             self.compile_s += time.perf_counter() - start
         return self._compiled[key]
 
@@ -145,14 +165,9 @@ class CompiledStep:
     ) -> tuple[TrainState, Metrics]:
         """Runs one step; `state` is donated. Nothing may move to or from the host unasked."""
         executable = self.compiled(state, batch)
-        placed = _put(np.asarray(share, np.float32), self._copy)
+        placed = put(np.asarray(share, np.float32), self._copy)
         with jax.transfer_guard("disallow"):
             return executable(state, batch, placed)
-
-
-def _put(x: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    """The host array on the mesh; each process hands over the parts of its own devices."""
-    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
 
 def _accumulate(gradient: Any, state: TrainState, batch: Batch) -> tuple[Any, Any]:
