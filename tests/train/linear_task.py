@@ -80,6 +80,8 @@ def main():
     parser.add_argument("--width", type=int, default=WIDTH)
     parser.add_argument("--sleep_s", type=float, default=0.0)
     parser.add_argument("--stop_at", type=int, help="ask for a stop before this step")
+    parser.add_argument("--hang_at", type=int, help="the batch of this step never comes")
+    parser.add_argument("--watchdog_s", type=float)
     parser.add_argument("--process", type=int, help="number of this process, of two")
     parser.add_argument("--port", type=int)
     args = parser.parse_args()
@@ -91,10 +93,11 @@ def main():
         )  # fmt: skip
 
     def slow(step):
-        time.sleep(args.sleep_s)
+        time.sleep(3600 if step == args.hang_at else args.sleep_s)
         return host_batch(step)
 
-    run = RunSpec(args.steps, save_every=args.save_every, eval_every=5, log_every=1)
+    run = RunSpec(args.steps, save_every=args.save_every, eval_every=5, log_every=1,
+                  watchdog_s=args.watchdog_s)  # fmt: skip
     optim = OptimConfig(name="muon", lr=0.02, warmup_steps=3)
     try:
         workdir = Workdir.open(args.workdir, {"steps": args.steps, "width": args.width})

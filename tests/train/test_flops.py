@@ -6,12 +6,21 @@ import jax
 import numpy as np
 import pytest
 
+from tests.data.latents_in_memory import random_source
 from tests.tasks.packed_clips import pack_all, some_clips
+from vidsim.data.pipeline import make_plan, packed_batches
+from vidsim.data.plan import PlanConfig
 from vidsim.models.dit import DiTConfig
 from vidsim.models.latents import LatentConfig
 from vidsim.models.text import ByteEncoderConfig
 from vidsim.tasks.denoising import Denoising, DenoisingConfig
-from vidsim.train.flops import live_counts, padded_counts, step_flops
+from vidsim.train.flops import (
+    live_counts,
+    packed_work,
+    padded_counts,
+    planned_work,
+    step_flops,
+)
 
 P = 16
 # Unrolled, since XLA counts the body of a loop once; dense, since it then computes whole rows.
@@ -76,3 +85,16 @@ def test_attention_grows_with_the_square_of_a_clip_and_the_rest_in_proportion():
     d, f, n = 256, 768, 512
     assert pairs == 3 * 4 * d * n**2
     assert first == pytest.approx(3 * 2 * n * (6 * d**2 + 2 * d * f + 2 * P * d))
+
+
+def test_work_by_step_number_equals_work_of_the_whole_batch():
+    """From the plan alone, as processes count that read a part of the batch."""
+    source = random_source()
+    config = PlanConfig(row_tokens=96, row_text=96, row_segments=8, rows_per_step=4, group_rows=2,
+                        pool_rows=8, window_clips=30, cost_width=16)  # fmt: skip
+    plan = make_plan(source, config, 3)
+    task = DenoisingConfig(DiTConfig(width=32, heads=2, layers=2), ByteEncoderConfig())
+    batches = packed_batches(source, plan, 12)
+    by_step, by_batch = planned_work(task, plan), packed_work(task)
+    for step in range(12):
+        assert by_step(step) == pytest.approx(by_batch(batches[step]), rel=1e-12)
