@@ -1,6 +1,7 @@
 """`vidsim sample`: text to video or image files."""
 
 import argparse
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -45,6 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sde", type=float, help="0..1, strength of that noise (default 1)")
     parser.add_argument("--noise", help="shared: a seed has one layout at all sizes; token: each "
                         "size its own (default shared)")  # fmt: skip
+    parser.add_argument(
+        "--long-rows",
+        action="store_true",
+        help="videos longer than any in training as one clip (images may be)",
+    )
     parser.add_argument("--out", required=True,
                         help="NAME.mp4 .webm .mkv .gif or .png; several clips: a name whose stem "
                         "gets a number")  # fmt: skip
@@ -57,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
     from vidsim.cli.prompts import numbered, read_requests
     from vidsim.generate.fit import fit
     from vidsim.generate.made import variations
+    from vidsim.generate.memory import plan_memory, worth_planning
     from vidsim.generate.model import load
     from vidsim.generate.provenance import GENERATED, signed
     from vidsim.generate.sample import lay_out, sample
@@ -79,7 +86,13 @@ def run(args: argparse.Namespace) -> int:
         asked = _cut_prompts(model, asked, notices)
     fitted = [fit(model.grid, request) for request in asked]
     requests = [one.sampled for one in fitted]
-    lay_out(model, requests)
+    if args.long_rows or all(request.num_frames == 1 for request in requests):
+        config = dataclasses.replace(config, long_rows=True)
+    lay_out(model, requests, config.long_rows)
+    if worth_planning(model, requests, config):
+        plan = plan_memory(model, requests, config)
+        plan.check()
+        config, notices = plan.config, [*notices, *plan.lines()]
     notices += dict.fromkeys(one.notice for one in fitted if one.notice)
     print("\n".join(notices), end="\n" * bool(notices), flush=True)
     with stages("sample") as show:
@@ -111,11 +124,9 @@ def sheet(pixels: "Sequence[np.ndarray]", requests: "Sequence[Request]") -> "np.
 
 def _cut_prompts(model: "Model", asked: "Sequence[Request]", notices: list[str]) -> "list[Request]":
     """Requests whose texts fit; what is cut is added to the notices."""
-    import dataclasses
-
     from vidsim.generate.fit import cut_text
 
-    made = []
+    made: list[Request] = []
     for request in asked:
         prompt, said = cut_text(model, request.prompt)
         negative, said_too = cut_text(model, request.negative, "--negative")

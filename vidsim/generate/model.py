@@ -10,6 +10,7 @@ A denoiser's work directory holds
 and a VAE's "task": "autoencoding", "autoencoding" (AutoencodingConfig) and checkpoints/.
 """
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -76,6 +77,17 @@ class Model:
         """Of its captions, for texts of at most so many tokens."""
         text = self.task.cfg.text
         return Tokenizer(max_tokens, text.words if text else ())
+
+    def for_rows(self, tokens: int) -> "Model":
+        """The model as it runs on rows of so many tokens: beyond those of training, its blocks in a
+        loop. Unrolled ones are quicker to start and keep each other's results alive.
+        """
+        if tokens <= self.limits.tokens:
+            return self
+        looped = dataclasses.replace(self.task.cfg.dit, loop="scan")
+        return dataclasses.replace(
+            self, task=Denoising(dataclasses.replace(self.task.cfg, dit=looped))
+        )
 
     @property
     def patch_width(self) -> int:

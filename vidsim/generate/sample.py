@@ -27,11 +27,13 @@ from vidsim.generate.noise import Noise, check_kind
 from vidsim.generate.pack import Request, bucket, build_batch, fit_limits, pack_rows, row_spans
 from vidsim.models.codec import CodecConfig, decode_clips
 from vidsim.models.latents import denormalise
+from vidsim.models.tiles import decode_tiled
 from vidsim.tasks.base import Batch, Params
 from vidsim.tasks.denoising import Denoising
 from vidsim.tasks.prompting import Text
 
 Progress = Callable[[str, int, int], None]
+_LONG = 128  # rows longer than those of training are multiples of this
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class SamplerConfig:
     sde       0..1, how much noise a solver that draws it adds at each step
     max_rows  rows of one batch at most; bounds memory
     codec     how much the VAE decodes at once
+    tile      latents a side of the tiles that pictures are decoded in (exact); 0: whole
+    long_rows a clip longer than any row of training gets a row of its own length
     """
 
     solver: str = "heun"
@@ -54,6 +58,8 @@ class SamplerConfig:
     sde: float = 1.0
     max_rows: int = 8
     codec: CodecConfig = field(default_factory=CodecConfig)
+    tile: int = 0
+    long_rows: bool = False
 
     def __post_init__(self) -> None:
         check_solver(self.solver, self.sde)
@@ -62,6 +68,8 @@ class SamplerConfig:
             raise bad("--steps", f"{self.steps}", "at least 1")
         if self.max_rows < 1:
             raise bad("SamplerConfig.max_rows", f"{self.max_rows}", "at least 1")
+        if self.tile < 0:
+            raise bad("SamplerConfig.tile", f"{self.tile}", "0 (whole) or more")
 
 
 @dataclass(frozen=True)
@@ -84,9 +92,10 @@ class Layout:
     limits: RowLimits
 
 
-def lay_out(model: Model, requests: Sequence[Request]) -> Layout:
+def lay_out(model: Model, requests: Sequence[Request], long_rows: bool = False) -> Layout:
     """Checks requests and gives them places, before anything is compiled.
 
+    long_rows  as in SamplerConfig
     Raises  BadInput for no requests, a size off the grid (naming the nearest), a prompt or a clip
             that no row holds
     """
@@ -98,7 +107,11 @@ def lay_out(model: Model, requests: Sequence[Request]) -> Layout:
     tokens = [int(np.prod(grid)) for grid in grids]
     # Both texts of a clip use the same rows, so the longer one counts.
     text = [max(len(a), len(b)) for a, b in zip(prompts, negatives, strict=True)]
-    limits = fit_limits(tokens, text, model.limits)
+    limits = model.limits
+    if long_rows and max(tokens) > limits.tokens:
+        limits = RowLimits(-(-max(tokens) // _LONG) * _LONG, limits.text, limits.segments)
+    else:
+        limits = fit_limits(tokens, text, limits)
     return Layout(grids, prompts, negatives, pack_rows(tokens, text, limits), limits)
 
 
@@ -115,13 +128,12 @@ def sample(
     Raises    BadInput as `lay_out`
     """
     latents = sample_latents(model, requests, config, progress)
-    videos = decode_clips(
-        model.vae.vae,
-        model.vae.params,
-        latents,
-        config.codec,
-        functools.partial(progress, "decode") if progress else None,
-    )
+    show = functools.partial(progress, "decode") if progress else None
+    vae, params = model.vae.vae, model.vae.params
+    if config.tile:
+        videos = decode_tiled(vae, params, latents, config.tile, config.codec, show)
+    else:
+        videos = decode_clips(vae, params, latents, config.codec, show)
     return [
         Video(video, request.fps, request) for video, request in zip(videos, requests, strict=True)
     ]
@@ -138,7 +150,8 @@ def sample_latents(
 
     conditions  what is given of each clip, None for nothing
     """
-    layout = lay_out(model, requests)
+    layout = lay_out(model, requests, config.long_rows)
+    model = model.for_rows(layout.limits.tokens)
     batches = [
         layout.rows[start : start + config.max_rows]
         for start in range(0, len(layout.rows), config.max_rows)
