@@ -10,7 +10,7 @@ from tests.launch.stubs import calls, put
 from vidsim.cli.main import main
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-RUN = ["--config=experiments/own_dit.py:debug", "--workdir=gs://films/runs/a"]
+RUN = ["--config=experiments/pod.py:base", "--workdir=gs://films/runs/a"]
 GKE = ["launch", "gke", *RUN, "--topology=v5e:4x4", "--image=r.dev/p/vidsim:1"]
 
 
@@ -43,7 +43,7 @@ def code_of(words):
         ([*GKE, "optim.lrr=1"], "unknown key 'lrr'"),
         ([*GKE, "parallel.data=3"], "on 16 devices"),
         ([*GKE, "--slices=2"], "add parallel.slices=2"),
-        ([*GKE, "parallel.preset=fsdp", "parallel.fsdp=5"], "on 16 devices"),
+        ([*GKE, "plan.rows_per_step=24", "plan.group_rows=24"], "on data x fsdp = 16"),
         (["launch", "gke", *RUN, "--topology=v5e:4x4"], "--image"),
         (["launch", "gcloud", *RUN, "--topology=v5e:4x4", "--image=x", "--project=p"], "--zone"),
         (["launch", "slurm", *RUN, "--topology=gpu:2x8", "--dry-run"], "mount it"),
@@ -99,7 +99,7 @@ def test_local_shows_its_commands(capsys, tmp_path):
     for i, line in enumerate(lines):
         assert f"VIDSIM_PROCESS={i} " in line and "VIDSIM_PROCESSES=2" in line
         assert line.endswith(
-            "vidsim train --config=experiments/own_dit.py:debug --workdir=w run.steps=2"
+            "vidsim train --config=experiments/pod.py:base --workdir=w run.steps=2"
         )
 
 

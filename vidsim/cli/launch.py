@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NoReturn
 if TYPE_CHECKING:
     from vidsim.launch.files import Rendered
     from vidsim.launch.job import Job
-    from vidsim.parallel.mesh import ParallelConfig
+    from vidsim.runs import Run
 
 BACKENDS = {
     "gcloud": "Cloud TPU queued resources: start-up script, and a loop that asks again",
@@ -99,18 +99,33 @@ def _job(args: argparse.Namespace) -> "Job":
         spot=getattr(args, "spot", False),
     )
     run = build_run(override(load_experiment(args.config), args.settings))
-    _check_mesh(run.parallel, job)
+    _check_mesh(run, job)
     return job
 
 
-def _check_mesh(parallel: "ParallelConfig", job: "Job") -> None:
-    """Raises BadInput when the configuration's mesh does not cover the job's devices."""
+def _check_mesh(run: "Run", job: "Job") -> None:
+    """Raises BadInput when the configuration's mesh is not that of the job's devices."""
     from vidsim.core.errors import bad
+    from vidsim.runs import VaeRun
 
+    parallel = run.parallel
     if parallel.slices != job.slices:
         raise bad("--slices", f"{job.slices} with parallel.slices={parallel.slices}",
                   "the same number", f"add parallel.slices={job.slices}")  # fmt: skip
-    parallel.shape(job.devices)
+    data, fsdp, context, _ = parallel.shape(job.devices)
+    rows: tuple[int, ...]
+    if isinstance(run, VaeRun):
+        rows = (run.data.crops.batch_size, run.data.crops.image_batch_size)
+    else:
+        rows = (run.plan.rows_per_step,)
+    for number in rows:
+        if number % (data * fsdp * run.run.micro_steps):
+            what = f"{number} rows a step in {run.run.micro_steps} micro-steps"
+            raise bad("--topology", f"{what} on data x fsdp = {data * fsdp}", "a multiple",
+                      "change the rows or parallel")  # fmt: skip
+    if not isinstance(run, VaeRun) and run.plan.row_tokens % context:
+        raise bad("--topology", f"rows of {run.plan.row_tokens} tokens over context={context}",
+                  "a divisor", "change plan.row_tokens or parallel.context")  # fmt: skip
 
 
 def _render(job: "Job", args: argparse.Namespace) -> "Rendered":
