@@ -58,6 +58,16 @@ def test_fewer_than_five_points_have_no_interval():
     few = fit_points(points[:4])
     assert math.isnan(few.exponent.low) and math.isnan(few.exponent.high)
     assert few.exponent.value == pytest.approx(few.law.exponent)
+    assert math.isnan(few.predict(1e15).low)
+
+
+def test_a_prediction_is_the_law_with_an_interval_that_grows_with_the_distance():
+    fit = fit_points(_planted(PowerLaw(3.0, -0.05), 1), resamples=400)
+    near, far = fit.predict(6e12 * 16), fit.predict(2e15)
+    assert near.value == pytest.approx(fit.law(6e12 * 16))
+    assert near.low < near.value < near.high
+    assert (far.high - far.low) / far.value > (near.high - near.low) / near.value
+    assert far.low < PowerLaw(3.0, -0.05)(2e15) * np.exp(0.5 * 0.4**2) < far.high  # mean of clips
 
 
 def test_seed_deviations_have_the_unbiased_variance():

@@ -19,6 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default steps)")  # fmt: skip
     add("--seeds", type=int, default=3,
         help="of the members up to 4x; larger ones have one (default 3)")  # fmt: skip
+    add("--sweep", action="store_true",
+        help="with --by size: the learning rate is swept at the smallest and the largest member, "
+        "which costs three times both or more")  # fmt: skip
     add("--debug", action="store_true", help="the same road in minutes; little is learnt")
 
 
@@ -28,7 +31,9 @@ def run(args: argparse.Namespace) -> int:
     from vidsim.scaling.run import make_comparison, run_comparison
 
     presets = [name.strip() for name in args.presets.split(",") if name.strip()]
-    what, protocol = make_comparison(args.family, presets, args.by, args.seeds, args.debug)
+    what, protocol = make_comparison(
+        args.family, presets, args.by, args.seeds, args.debug, args.sweep
+    )
     page = run_comparison(what, protocol, args.workdir, lambda line: print(line, flush=True),
                           counter, stages)  # fmt: skip
     if page is not None:

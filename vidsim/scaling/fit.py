@@ -51,6 +51,8 @@ class Fit:
     exponent    with its interval; bounds are NaN below MIN_POINTS points
     residual    rms of the logarithm of loss over law
     seed_spread rms deviation of a seed's log loss from its point's mean; NaN where no point has two
+    draws_B2    slope and level of the resampled lines in logarithms; none below MIN_POINTS points
+    confidence  of every interval
     """
 
     law: PowerLaw
@@ -58,6 +60,14 @@ class Fit:
     points: int
     residual: float
     seed_spread: float
+    draws_B2: np.ndarray
+    confidence: float
+
+    def predict(self, compute: float) -> Interval:
+        """The law's loss at another compute; bounds are NaN below MIN_POINTS points."""
+        losses = np.exp(self.draws_B2 @ np.array([math.log(compute), 1.0]))
+        low, high = _bounds(losses, self.confidence)
+        return Interval(self.law(compute), low, high, self.exponent.n)
 
 
 def fit_power(compute: Sequence[float], loss: Sequence[float]) -> PowerLaw:
@@ -89,14 +99,13 @@ def fit_points(
     residual = log_K - np.log(law.factor) - law.exponent * x_K
     deviations = seed_deviations([p.losses_SN for p in points])
     spread = float(np.sqrt(np.mean(deviations**2))) if len(deviations) else math.nan
-    low = high = math.nan
+    draws_B2 = np.zeros((0, 2))
     if len(points) >= MIN_POINTS:
-        slopes = _resampled_slopes(points, mean_KN, x_K, deviations, seed, resamples)
-        tail = (1 - confidence) / 2
-        low, high = np.quantile(slopes, [tail, 1 - tail]).tolist()
+        draws_B2 = _resampled(points, mean_KN, x_K, deviations, seed, resamples)
+    low, high = _bounds(draws_B2[:, 0], confidence)
     return Fit(
         law, Interval(law.exponent, low, high, clips.pop()), len(points),
-        float(np.sqrt(np.mean(residual**2))), spread,
+        float(np.sqrt(np.mean(residual**2))), spread, draws_B2, confidence,
     )  # fmt: skip
 
 
@@ -114,7 +123,7 @@ def seed_deviations(losses: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _resampled_slopes(
+def _resampled(
     points: Sequence[Point], mean_KN: np.ndarray, x_K: np.ndarray, deviations: np.ndarray,
     seed: int, resamples: int,
 ) -> np.ndarray:  # fmt: skip
@@ -127,7 +136,15 @@ def _resampled_slopes(
             seeds = len(point.losses_SN)
             moves = deviations[draw.integers(0, len(deviations), (resamples, seeds))]
             log_BK[:, k] += moves.mean(1)
-    return _lines(x_K, log_BK)[0]
+    return np.stack(_lines(x_K, log_BK), 1)
+
+
+def _bounds(values: np.ndarray, confidence: float) -> tuple[float, float]:
+    if not len(values):
+        return math.nan, math.nan
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return float(low), float(high)
 
 
 def _lines(x_K: np.ndarray, y_BK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -125,17 +125,24 @@ def size_chain(
     plan: Plan,
     cache: str,
     resolve: Resolve = lambda run: run,
+    rate: float = 1.0,
 ) -> Chain:
-    """The chain of one seed and member, by size: one run that keeps checkpoints on its way."""
+    """The chain of one seed and member, by size: one run that keeps checkpoints on its way.
+
+    rate  factor on the learning rates of the preset
+    """
     multiple = MULTIPLES[member]
     task = resolve(member_run(family, multiple, "size", 1, cache=cache)).denoising
     spent = spent_flops(task, plan, family.base_flops * multiple)
     steps = solve_steps(spent, family.base_flops * multiple)
     part = steps // KEPT
     spec = _run(family, multiple, "size", steps, 0, seed, cache)
+    adam = spec.optim.adam_lr
     run = dataclasses.replace(
-        spec, run=dataclasses.replace(spec.run, save_every=part, keep_every=part)
-    )
+        spec, run=dataclasses.replace(spec.run, save_every=part, keep_every=part),
+        optim=dataclasses.replace(spec.optim, lr=spec.optim.lr * rate,
+                                  adam_lr=None if adam is None else adam * rate),
+    )  # fmt: skip
     decay = steps - max(round(family.optim.decay_share * steps), 1)
     kept = [k * part for k in range(1, KEPT) if k * part <= decay] if seed == 0 else []
     measured = tuple((s, float(spent[s - 1])) for s in (*kept, steps))

@@ -5,6 +5,7 @@ Each checkpoint goes through the suites `loss` (fixed noise at fixed times on he
 all, so results pair clip by clip and prompt by prompt.
 """
 
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,16 +96,32 @@ def measure(
     out      folder of results; one folder a suite is made in it
     Raises   BadInput when results of another protocol are there
     """
-    found = {}
-    for suite, settings in protocol.settings().items():
-        folder = out / suite
-        if (folder / RESULTS).exists():
-            found[suite] = load_result(folder)
-            _check_same(found[suite], settings)
-        else:
-            found[suite] = evaluate(suite, workdir, folder, settings, step=step, progress=progress)
+    found = {
+        suite: _result(suite, workdir, step, out / suite, protocol, progress)
+        for suite in protocol.settings()
+    }
     end = job.member if step == job.steps else None
     return collect(job.name, job.seed, end, step, flops, found["loss"], found["prompts"])
+
+
+def held_out_loss(
+    workdir: Path, step: int, out: Path, protocol: Protocol, progress: Any = None
+) -> float:
+    """The loss of a checkpoint over the clips and times of the protocol, without its prompts."""
+    saved = _result("loss", workdir, step, out / "loss", protocol, progress)
+    return float(np.mean([row["losses"] for row in saved.clips]))
+
+
+def _result(
+    suite: str, workdir: Path, step: int, folder: Path, protocol: Protocol, progress: Any
+) -> SavedResult:
+    settings = protocol.settings()[suite]
+    if (folder / RESULTS).exists():
+        saved = load_result(folder)
+        _check_same(saved, settings)
+        return saved
+    shutil.rmtree(folder, ignore_errors=True)  # left by a process that was killed
+    return evaluate(suite, workdir, folder, settings, step=step, progress=progress)
 
 
 def collect(

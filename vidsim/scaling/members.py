@@ -1,7 +1,8 @@
 """Prepares the data of a comparison once and trains its chains, each claimed by one process.
 
     DIR/scaling_run.json    what is compared; another comparison in the same folder is refused
-    DIR/data/               index, autoencoder, latents
+    DIR/data/               index, autoencoder, latents; may be copied from another comparison, so
+                            that both are measured on the same latents
     DIR/runs/<job>/         work directories; a job whose last checkpoint is there is done
     DIR/eval/<job>-<step>/  results of the suites
 
@@ -15,7 +16,7 @@ import fcntl
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ class Comparison:
     presets      members that are shown side by side; those between them are trained along
     seeds        of the members up to 4x
     clips        training clips; vae_steps of the autoencoder
+    sweep        by size: the learning rate is swept at both ends
     """
 
     family: Family
@@ -63,12 +65,15 @@ class Comparison:
     seeds: int
     clips: int
     vae_steps: int
+    sweep: bool = False
 
     def __post_init__(self) -> None:
         if self.family.reference != "shapes":
             raise bad("--family", repr(self.family.name), "laptop or gpu, on clips made here",
                       f"train its members with experiments/{self.family.name}.py")  # fmt: skip
         members_of(self.presets)
+        if self.sweep and self.by != "size":
+            raise bad("--sweep", f"with --by {self.by}", "--by size, whose models differ")
         if self.seeds < 1:
             raise bad("--seeds", f"{self.seeds}", "at least 1")
 
@@ -77,7 +82,7 @@ class Comparison:
         """What may not differ between two starts in one folder."""
         return {
             "family": self.family.name, "by": self.by, "base_flops": self.family.base_flops,
-            "clips": self.clips, "vae_steps": self.vae_steps,
+            "clips": self.clips, "vae_steps": self.vae_steps, "sweep": self.sweep,
         }  # fmt: skip
 
 
@@ -102,10 +107,14 @@ class Members:
                     raise bad(f"{self.folder}", f"holds a comparison with {key} {found.get(key)!r}",
                               f"this one has {value!r}", "another --workdir")  # fmt: skip
             return
-        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+        if self.folder.exists() and not self._empty():
             raise bad(f"{self.folder}", "holds other files", "a new or empty folder")
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomic(known, json.dumps(identity, indent=1).encode())
+
+    def _empty(self) -> bool:
+        """Nothing is there, or only the data of another comparison, put there to be shared."""
+        return self.folder.is_dir() and all(p.name == "data" for p in self.folder.iterdir())
 
     @property
     def cache(self) -> Path:
@@ -114,7 +123,7 @@ class Members:
 
     def prepare(self) -> LatentCache:
         """Index, autoencoder and latents; a second process waits for the first."""
-        with _claim(self.folder / "data.lock", wait=True):
+        with self.wait("data"):
             index = self.data / "train.parquet"
             self.data.mkdir(exist_ok=True)
             if not index.exists():
@@ -128,8 +137,11 @@ class Members:
                                     say=self.say, progress=show)  # fmt: skip
         return made or LatentCache.open(self.cache)
 
-    def chains(self, cache: LatentCache) -> list[Chain]:
-        """Every chain, the longest first."""
+    def chains(self, cache: LatentCache, rates: Mapping[str, float]) -> list[Chain]:
+        """Every chain, the longest first.
+
+        rates  by size: member -> factor on its learning rates, 1 where it has none
+        """
         members, chains = members_of(self.what.presets), list[Chain]()
         for seed in range(self.what.seeds):
             mine = seed_members(members, seed)
@@ -139,7 +151,8 @@ class Members:
             if self.what.by == "steps":
                 chains.append(trunk_chain(self.what.family, mine, *about))
             else:
-                chains += [size_chain(self.what.family, name, *about) for name in mine]
+                chains += [size_chain(self.what.family, name, *about, rates.get(name, 1.0))
+                           for name in mine]  # fmt: skip
         return sorted(chains, key=lambda chain: -chain[-1].flops)
 
     def workdir(self, job: Job | str) -> Path:
@@ -150,17 +163,25 @@ class Members:
         """Whether the job's last checkpoint is there."""
         return job.steps in CheckpointStore(self.workdir(job) / "checkpoints").steps()
 
-    def train_chain(self, chain: Chain, cache: LatentCache) -> bool:
-        """Trains what is missing of a chain; False when another process is at it."""
+    @contextlib.contextmanager
+    def wait(self, name: str) -> Iterator[None]:
+        """Holds what only one process does while the others wait for it."""
+        with _claim(self.folder / "locks" / f"{name}.lock", wait=True):
+            yield
+
+    @contextlib.contextmanager
+    def claim(self, chain: Chain) -> Iterator[bool]:
+        """Holds a chain for this process; yields False when another process is at it."""
         lock = self.folder / "locks" / f"{chain[0].name.replace('/', '-')}.lock"
         with _claim(lock) as mine:
-            if not mine:
-                return False
-            for job in chain:
-                if not self.is_done(job):
-                    self._train(job, cache)
+            yield mine
         self._programs.clear()
-        return True
+
+    def train_chain(self, chain: Chain, cache: LatentCache) -> None:
+        """Trains what is missing of a chain that this process holds."""
+        for job in chain:
+            if not self.is_done(job):
+                self._train(job, cache)
 
     def _train(self, job: Job, cache: LatentCache) -> None:
         run = resolve_denoiser(job.run, cache)

@@ -1,7 +1,7 @@
 """A whole comparison: data, trainings, measurements, page; goes on where it stopped."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from vidsim.scaling.members import Comparison, Members
 from vidsim.scaling.presets import BY
 from vidsim.scaling.report import lines, write_comparison
 from vidsim.scaling.summary import find
+from vidsim.scaling.sweep import swept_rates
 from vidsim.store.shards import LatentCache
 from vidsim.store.workdir import code_facts
 
@@ -23,7 +24,12 @@ DEBUG_PROTOCOL = Protocol(clips=48, prompts=48, steps=6)
 
 
 def make_comparison(
-    family_name: str, presets: Sequence[str], by: str, seeds: int, debug: bool
+    family_name: str,
+    presets: Sequence[str],
+    by: str,
+    seeds: int,
+    debug: bool,
+    sweep: bool = False,
 ) -> tuple[Comparison, Protocol]:
     """What is compared and how it is measured. Raises BadInput before anything is written."""
     if family_name not in FAMILIES:
@@ -32,7 +38,7 @@ def make_comparison(
         raise bad("--by", repr(by), nearest(by, BY))
     chosen = family(family_name)
     if not debug:
-        return Comparison(chosen, by, tuple(presets), seeds, CLIPS, VAE_STEPS), Protocol()
+        return Comparison(chosen, by, tuple(presets), seeds, CLIPS, VAE_STEPS, sweep), Protocol()
     what = Comparison(debug_family(chosen), by, tuple(presets), seeds, DEBUG_CLIPS, DEBUG_VAE_STEPS)
     return what, DEBUG_PROTOCOL
 
@@ -49,22 +55,25 @@ def run_comparison(
     folder = Path(workdir)
     members = Members(what, folder, say, counter)
     cache = members.prepare()
-    chains = members.chains(cache)
+    rates = swept_rates(members, cache, protocol, stages) if what.sweep else {}
+    chains = members.chains(cache, rates)
     say(forecast(chains))
-    for chain in chains:
-        if not members.train_chain(chain, cache):
-            say(f"{chain[0].name}: another process is at it")
-            continue
-        _measure_chain(members, chain, protocol, stages)
-    missing = [job.name for chain in chains for job in chain if not members.is_done(job)]
-    if missing:
-        say(f"{len(missing)} trainings are under way elsewhere; the same command reports later")
+    measured: dict[str, list[Measured]] = {}
+    for _ in range(2):  # chains that others held at first may be finished by the end of ours
+        for chain in chains:
+            if chain[0].name not in measured:
+                with members.claim(chain) as mine:
+                    if mine:
+                        members.train_chain(chain, cache)
+                        measured[chain[0].name] = _measure_chain(members, chain, protocol, stages)
+    left = [chain[0].name for chain in chains if chain[0].name not in measured]
+    if left:
+        say(f"{', '.join(left)}: another process is at it; the last one to finish writes the page")
         return None
-    measured = [m for chain in chains for m in _measure_chain(members, chain, protocol, stages)]
-    found = find(measured, what.presets)
+    found = find([m for chain in measured.values() for m in chain], what.presets)
     for line in lines(found):
         say(line)
-    return write_comparison(folder, found, _facts(what, cache, chains))
+    return write_comparison(folder, found, _facts(what, cache, chains, rates))
 
 
 def forecast(chains: Sequence[Chain]) -> str:
@@ -93,11 +102,18 @@ def _measure_chain(
     return found
 
 
-def _facts(what: Comparison, cache: LatentCache, chains: Sequence[Chain]) -> dict[str, Any]:
+def _rates(rates: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} ×{factor:.3g}" for name, factor in rates.items()) or "the preset's"
+
+
+def _facts(
+    what: Comparison, cache: LatentCache, chains: Sequence[Chain], rates: Mapping[str, float]
+) -> dict[str, Any]:
     code = code_facts()
     return {
         "family": what.family.name, "by": what.by, "base FLOPs": f"{what.family.base_flops:.3g}",
-        "seeds": what.seeds, "training clips": what.clips, "VAE": cache.meta.vae_hash[:12],
+        "seeds": what.seeds, "rates": _rates(rates), "training clips": what.clips,
+        "VAE": cache.meta.vae_hash[:12],
         "trainings": sum(len(chain) for chain in chains),
         "date": time.strftime("%Y-%m-%d %H:%M %z"), "hardware": hardware(),
         "vidsim": code["vidsim"], "git": (code["git"] or "")[:12],

@@ -9,7 +9,7 @@ import numpy as np
 
 from vidsim.eval.stats import Interval, clip_bootstrap
 from vidsim.scaling.compare import AT_CHANCE, Reading, Verdict, compare, emergence, skill_share
-from vidsim.scaling.families import MULTIPLES
+from vidsim.scaling.families import FAMILIES, MULTIPLES
 from vidsim.scaling.fit import Fit, Point, fit_points
 from vidsim.scaling.jobs import TRUNK
 from vidsim.scaling.measure import Measured
@@ -124,6 +124,7 @@ def summarise(found: Findings, facts: Mapping[str, Any]) -> dict[str, Any]:
         "presets": list(found.presets),
         "checkpoints": [_checkpoint(m) for m in sorted(found.measured, key=lambda m: m.flops)],
         "fits": {name: _fit(fit) for name, fit in found.fits.items()},
+        "predictions": _predictions(found.fits),
         "comparisons": [
             {"metric": metric, "ours": ours, "theirs": theirs, "verdict": v.word,
              "difference": _interval(v.difference), "seed_spread": _number(v.spread)}
@@ -134,6 +135,20 @@ def summarise(found: Findings, facts: Mapping[str, Any]) -> dict[str, Any]:
             "skills": {name: _emergence(rows) for name, rows in found.readings.items()},
         },
     }  # fmt: skip
+
+
+def _predictions(laws: Mapping[str, Fit]) -> list[dict[str, Any]]:
+    """What the members' law says of larger members and families, where the latents are these."""
+    law = laws.get(MEMBERS)
+    wanted = [
+        (family.name, name, family.base_flops * multiple)
+        for family in FAMILIES.values() if family.reference == "shapes"
+        for name, multiple in MULTIPLES.items()
+    ]  # fmt: skip
+    return [] if law is None else [
+        {"family": family, "preset": name, "flops": flops, "loss": _interval(law.predict(flops))}
+        for family, name, flops in wanted
+    ]  # fmt: skip
 
 
 def _metrics(groups: Groups) -> list[tuple[str, Any, float | None, dict[str, np.ndarray]]]:
