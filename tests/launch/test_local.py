@@ -15,7 +15,7 @@ from vidsim.generate.write import write_media
 from vidsim.store.checkpoints import CheckpointStore
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-LIMIT_S = 600  # for a busy machine
+LIMIT_S = 1200  # for a busy machine
 TINY = [
     "data.crops.canvases=((1,16,16),)", "data.crops.batch_size=2", "data.statistics_clips=1",
     "data.crops.image_batch_size=2", "autoencoding.vae.base_dim=8", "autoencoding.start=random",
@@ -59,8 +59,8 @@ def test_a_killed_process_ends_the_group_and_the_group_resumes(tmp_path):
     index, workdir = make_index(tmp_path), tmp_path / "run"
     process = subprocess.Popen(
         vidsim("launch", "local", "--config=experiments/own_vae.py:debug", "--workdir", workdir,
-               "--topology=cpu:2", "--restarts=2", f"data.index={index}", "run.steps=300",
-               "run.save_every=5", "run.log_every=1", "run.eval_every=300", *TINY),
+               "--topology=cpu:2", "--restarts=2", f"data.index={index}", "run.steps=60",
+               "run.save_every=5", "run.log_every=1", "run.eval_every=60", *TINY),
         cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     try:
@@ -73,14 +73,17 @@ def test_a_killed_process_ends_the_group_and_the_group_resumes(tmp_path):
         os.kill(process_number(1, workdir), signal.SIGKILL)
         output, _ = process.communicate(timeout=LIMIT_S)
     finally:
-        process.kill()
+        for _ in range(2):  # the first stop is passed on, the second kills at once
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.5)
+        process.wait(timeout=LIMIT_S)
     assert process.returncode == 0, output[-3000:]
-    assert store.steps()[-1] == 300 and store.verify(300) == []
+    assert store.steps()[-1] == 60 and store.verify(60) == []
     lines = [json.loads(x) for x in (workdir / "goodput.jsonl").read_text().splitlines()]
     first, second = (x for x in lines if x["event"] == "end")
     assert first["exit_code"] not in (0, 2, 42) and first["action"] == "restart"
-    assert second["exit_code"] == 0 and 5 <= first["steps_gained"] < 300
-    assert first["steps_gained"] + second["steps_gained"] == 300
+    assert second["exit_code"] == 0 and 5 <= first["steps_gained"] < 60
+    assert first["steps_gained"] + second["steps_gained"] == 60
     steps = [json.loads(x)["step"] for x in (workdir / "metrics.jsonl").read_text().splitlines()]
-    assert steps == list(range(1, 301)), "each step is recorded once"
+    assert steps == list(range(1, 61)), "each step is recorded once"
     assert f"resuming at step {first['steps_gained']}" in output
