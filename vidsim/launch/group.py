@@ -1,5 +1,6 @@
 """A group of processes that live and die together; signals are passed on, and escalate."""
 
+import ctypes
 import dataclasses
 import os
 import signal
@@ -13,6 +14,8 @@ from typing import Any
 from vidsim.core.exits import GIVE_UP, PREEMPTED, WATCHDOG
 
 POLL_S = 0.1
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PARENT_DEATH = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +68,10 @@ def run_group(
         for command in commands:
             processes.append(
                 subprocess.Popen(
-                    list(command.words), env=command.environment, start_new_session=True
+                    list(command.words),
+                    env=command.environment,
+                    start_new_session=True,
+                    preexec_fn=_leave_with_parent if _LIBC is not None else None,
                 )
             )
         return one_code(_wait(processes, stop, grace_s, settle_s, watch))
@@ -118,6 +124,15 @@ def one_code(codes: Sequence[int]) -> int:
         if wanted in codes:
             return wanted
     return next((code for code in codes if code), 0)
+
+
+def _leave_with_parent() -> None:
+    """In the child, before it becomes the command: SIGTERM when the supervisor is killed (Linux).
+
+    An orphan would hold the devices and the work directory against the next start.
+    """
+    assert _LIBC is not None
+    _LIBC.prctl(_PARENT_DEATH, int(signal.SIGTERM))
 
 
 def _kill(process: subprocess.Popen) -> None:
