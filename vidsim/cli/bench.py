@@ -2,7 +2,7 @@
 
 import argparse
 
-NAMES = ("packing", "data", "vae", "attention", "step")
+NAMES = ("packing", "data", "vae", "attention", "step", "sample")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,20 +14,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--long", choices=("truncate", "split"), default="truncate",
                         help="packing: clips over the frame limit")  # fmt: skip
     parser.add_argument("--index", help="data: an index (default: the shapes world)")
-    parser.add_argument("--runs", type=int, default=10, help="vae, attention, step: repetitions")
+    parser.add_argument("--runs", type=int, default=10, help="repetitions of what is timed")
     parser.add_argument("--tokens", type=int, default=16_384, help="attention: tokens of the row")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32",
                         help="attention: of queries, keys and values")  # fmt: skip
+    parser.add_argument("--ckpt", help="sample: a denoiser (default: random weights)")
+    parser.add_argument("--requests", type=int, default=24, help="sample: clips of mixed sizes")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the table; for packing and attention 1 when a target is missed."""
+    """Prints the table; 1 when a target that a bench has is missed."""
     import json
     import pathlib
 
-    from vidsim.cli import benches
+    from vidsim.cli import benches, benches_sample
 
-    text, data, passed = getattr(benches, f"bench_{args.name}")(args)
+    home = benches_sample if args.name == "sample" else benches
+    text, data, passed = getattr(home, f"bench_{args.name}")(args)
     print(text)
     if args.json:
         pathlib.Path(args.json).write_text(json.dumps(data, indent=1, default=str) + "\n")
