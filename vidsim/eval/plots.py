@@ -118,8 +118,8 @@ def points_svg(
         figure = Figure(figsize=(6.4, 3.4), layout="constrained")
         axes = figure.subplots()
         colours = itertools.cycle(COLOURS)
-        for (name, (x, y)), colour in zip((laws or {}).items(), colours, strict=False):
-            axes.plot(x, y, color=colour, linewidth=1.2, linestyle=(0, (5, 3)), label=name)
+        for (name, (law_x, law_y)), colour in zip((laws or {}).items(), colours, strict=False):
+            axes.plot(law_x, law_y, color=colour, linewidth=1.2, linestyle=(0, (5, 3)), label=name)
         for (name, points), colour in zip(series.items(), itertools.cycle(COLOURS), strict=False):
             for x, _, low, high in points:
                 if math.isfinite(low) and math.isfinite(high):

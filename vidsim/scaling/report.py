@@ -87,7 +87,7 @@ def _loss_section(found: Findings) -> Curves:
         "on the way": [_point(m.flops, losses_SN([m])) for m in measured if m.member is None],
     }
     compute = [m.flops for m in measured]
-    x = np.geomspace(min(compute), max(compute), 32)
+    x = np.geomspace(min(compute), max(compute), 32).tolist()
     curves = {f"law, {name}": (x, [fit.law(c) for c in x]) for name, fit in laws.items()}
     svg = points_svg(
         {k: v for k, v in series.items() if v}, title="Held-out loss against compute",

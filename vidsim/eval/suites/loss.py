@@ -1,5 +1,6 @@
 """Suite `loss`: the denoiser's error on held-out clips at fixed times with fixed noise."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ from vidsim.generate.model import Model
 from vidsim.generate.pack import Request, build_batch, pack_rows
 from vidsim.models.codec import encode_clips
 from vidsim.models.latents import normalise
+from vidsim.tasks.base import Batch, Params
+from vidsim.tasks.denoising import Denoising
 from vidsim.worlds.base import from_spec
 
 Progress = Callable[[str, int, int], None]
@@ -101,7 +104,7 @@ def clip_losses(
     grids = [model.grid.grid(request) for request in requests]
     text = [model.tokenizer(model.limits.text).encode(request.prompt) for request in requests]
     rows = pack_rows([int(np.prod(g)) for g in grids], [len(t) for t in text], model.limits)
-    validate = jax.jit(model.task.validation)
+    times = jnp.asarray(suite.times)
     losses, power = np.zeros((len(clips), len(suite.times))), np.zeros(len(clips))
     for start in range(0, len(rows), suite.max_rows):
         part = rows[start : start + suite.max_rows]
@@ -114,15 +117,21 @@ def clip_losses(
             batch["patches"][r, : len(joined)] = joined
             for i, own in zip(row, patches, strict=True):
                 power[i] = float(jnp.square(normalise(cfg.latent, jnp.asarray(own))).mean())
-        found_RSK = np.asarray(
-            validate(model.params, batch, times=jnp.asarray(suite.times), seed=suite.seed)
-        )
+        found_RSK = np.asarray(_validate(model.task, model.params, batch, times, suite.seed))
         for r, row in enumerate(part):
             for s, i in enumerate(row):
                 losses[i] = found_RSK[r, s]
         if progress:
             progress("loss", min(start + suite.max_rows, len(rows)), len(rows))
     return losses, power
+
+
+@functools.partial(jax.jit, static_argnames=("task",))
+def _validate(
+    task: Denoising, params: Params, batch: Batch, times: jax.Array, seed: int
+) -> jax.Array:
+    """f32[R,S,times]; compiled once for all checkpoints of one architecture."""
+    return task.validation(params, batch, times=times, seed=seed)
 
 
 def loss_scores(
