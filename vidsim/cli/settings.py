@@ -52,7 +52,8 @@ def _read(path: str) -> dict[str, Any]:
 
     facts = read_settings(path)
     if facts.get("command") != "sample":
-        raise bad("--like", f"{path} was made by {str(facts.get('command'))!r}",
+        by = facts.get("command", facts.get("capability"))
+        raise bad("--like", f"{path} was made by vidsim {by}",
                   "a file of vidsim sample")  # fmt: skip
     for name, example in {**DEFAULTS, **OTHERS}.items():
         if name in facts:
