@@ -63,8 +63,9 @@ def test_bad_use_is_one_line_and_code_2_before_anything_is_written(
 def test_a_dry_run_shows_everything_and_writes_nothing(capsys, tmp_path):
     assert main([*GKE, "--dry-run"]) == 0
     said = capsys.readouterr().out
-    for words in ("--- jobset.yaml", "kind: JobSet", "start    kubectl apply", "stop     kubectl"):
+    for words in ("--- jobset.yaml", "kind: JobSet", "start    kubectl apply"):
         assert words in said
+    assert "stop     kubectl delete jobset pod-base\n" in said, "named after config and variant"
     assert "fetch    gcloud storage cp --recursive gs://films/runs/a/checkpoints ." in said
     assert new_files(tmp_path) == []
 

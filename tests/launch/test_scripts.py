@@ -173,3 +173,13 @@ def test_the_image_mounts_its_buckets_and_becomes_the_command(tmp_path):
         f"gcsfuse --implicit-dirs {b} {tmp_path}/gcs/{b}" for b in ("my.films", "latents")
     ]
     assert calls(tmp_path, "vidsim") == [r"vidsim run it\'s\ one"] * 2
+
+
+def test_the_image_copies_what_exists_and_is_not_ignored():
+    lines = (ROOT / "launch" / "Dockerfile").read_text().splitlines()
+    sources = [word for line in lines if line.startswith("COPY ") for word in line.split()[1:-1]]
+    kept = (ROOT / "launch" / "Dockerfile.dockerignore").read_text().split()
+    assert {"pyproject.toml", "vidsim", "experiments", "launch/entrypoint.sh"} <= set(sources)
+    for source in sources:
+        assert (ROOT / source).exists()
+        assert any(source == k[1:] or source.startswith(f"{k[1:]}/") for k in kept if k[0] == "!")

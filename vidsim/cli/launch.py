@@ -54,7 +54,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
         "--topology", required=True, help="v5e:4x4, v5p:4x4x4; gpu:HOSTSxDEVICES, cpu:HOSTS"
     )
     parser.add_argument("--slices", type=int, default=1, help="slices joined by the network")
-    parser.add_argument("--name", help="of the job; by default that of the config")
+    parser.add_argument("--name", help="of the job; by default config-variant")
     parser.add_argument("--restarts", type=int, default=20, help="after crashes and preemptions")
     parser.add_argument("--dry-run", action="store_true", help="start nothing; show everything")
 
@@ -86,9 +86,10 @@ def _job(args: argparse.Namespace) -> "Job":
     from vidsim.launch.shape import parse_shape
     from vidsim.runs import build_run
 
-    stem = Path(args.config.partition(":")[0]).stem.lower()
+    file, _, variant = args.config.partition(":")
+    words = re.findall("[a-z0-9]+", f"{Path(file).stem}-{variant}".lower())
     job = Job(
-        name=args.name or "-".join(re.findall("[a-z0-9]+", stem)),
+        name=args.name or "-".join(words),
         config=args.config,
         workdir=args.workdir,
         shape=parse_shape(args.topology),
