@@ -2,7 +2,7 @@
 
 import argparse
 
-NAMES = ("packing", "data", "vae", "attention", "step", "sample")
+NAMES = ("packing", "data", "vae", "attention", "step", "sample", "prototype")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,8 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokens", type=int, default=16_384, help="attention: tokens of the row")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32",
                         help="attention: of queries, keys and values")  # fmt: skip
-    parser.add_argument("--ckpt", help="sample: a denoiser (default: random weights)")
-    parser.add_argument("--requests", type=int, default=24, help="sample: clips of mixed sizes")
+    parser.add_argument("--ckpt", help="sample, prototype: a denoiser (sample: or "
+                        "random weights)")  # fmt: skip
+    parser.add_argument("--requests", type=int, default=24, help="sample, prototype: clips")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
 
     from vidsim.cli import benches, benches_sample
 
-    home = benches_sample if args.name == "sample" else benches
+    home = benches_sample if args.name in ("sample", "prototype") else benches
     text, data, passed = getattr(home, f"bench_{args.name}")(args)
     print(text)
     if args.json:
