@@ -279,10 +279,17 @@ def train_denoiser(run: DenoiserRun, workdir: str | Path) -> Trained:
 
 
 def denoiser_program(run: DenoiserRun, cache: LatentCache) -> tuple[Program, Plan]:
-    """The program and the epoch plan of a resolved run."""
+    """The program and the epoch plan of a resolved run.
+
+    Raises BadInput when a clip is longer than attention is told
+    """
     plan = make_plan(
         cache, run.plan, run.run.seed, run.captions, Path(run.data.cache) / "plans"
     )  # fmt: skip
+    longest, told = int(plan.tokens.max()), run.denoising.dit.longest_clip
+    if told and longest > told:
+        where = "config.denoising.dit.longest_clip"
+        raise bad(where, f"{told}", f"a clip of the cache has {longest} tokens", "raise it, or 0")
     mesh = build_mesh(run.parallel)
     return build_program(Denoising(run.denoising), run.run, run.optim, mesh), plan
 
