@@ -46,13 +46,13 @@ from vidsim.train.loop import RunSpec
 from vidsim.train.optim import OptimConfig
 from vidsim.train.validation import ValidationConfig
 
-CLIPS, HELD_OUT = 8000, 360
+CLIPS, HELD_OUT = 6000, 360
 WORLD = (
     "world:shapes?split={split}&size={size}&seed={seed}&max_objects=2&anchored=true"
     "&frames=1,5,9,17,33&frame_weights=0.42,0.28,0.2,0.06,0.04"
 )
 FULL_MINUTES = 15.0
-VAE_SHARE, DENOISER_SHARE = 0.12, 0.6  # of the minutes; the rest goes to data, samples and scores
+VAE_SHARE, DENOISER_SHARE = 0.08, 0.52  # of the minutes; the rest goes to data, samples and scores
 MIN_STEPS = 20
 CROPS = CropConfig(
     canvases=((9, 48, 48), (1, 48, 48)), batch_size=16, image_batch_size=64, image_share=0.15,
@@ -84,17 +84,17 @@ def denoiser_run(cache: str, held_out: str | None, steps: int) -> DenoiserRun:
     return DenoiserRun(
         data=LatentData(cache, held_out),
         denoising=DenoisingConfig(
-            dit=DiTConfig(width=192, heads=4, mlp_width=768, layers=6, loop="unroll",
-                          text_width=128),
-            text=ByteEncoderConfig(width=128, heads=4, mlp_width=256, layers=2),
+            dit=DiTConfig(width=128, heads=4, mlp_width=512, layers=6, loop="unroll",
+                          text_width=128, place_embedding=True),
+            text=ByteEncoderConfig(width=128, heads=4, mlp_width=256, layers=1),
             times=TimeConfig(base_tokens=64, base_shift=1.5),
             prediction="residual", channel_weight=0.7,
             masks=MaskConfig(none=0.8, first=0.05, prefix=0.05, suffix=0.03, first_last=0.03,
                              random=0.04),
         ),
-        plan=PlanConfig(row_tokens=576, row_text=448, row_segments=32, rows_per_step=4,
+        plan=PlanConfig(row_tokens=576, row_text=448, row_segments=32, rows_per_step=2,
                         group_rows=2, pool_rows=256, window_clips=4096, cost_width=256),
-        run=_spec(steps, 0.995),
+        run=_spec(steps, 0.99),
         optim=OptimConfig(name="muon", lr=0.02, adam_lr=0.003, warmup_steps=50,
                           schedule="wsd", decay_share=0.3),
         captions=CaptionConfig(weights=(("short", 0.85), ("descriptive", 0.15))),

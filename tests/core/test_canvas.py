@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from vidsim.core.canvas import choose_canvases
+from vidsim.core.canvas import assign_canvases, choose_canvases
 from vidsim.core.errors import BadInput
 
 
@@ -39,3 +39,12 @@ def test_two_canvases_match_the_best_split():
 def test_refuses_nothing():
     with pytest.raises(BadInput, match="at least one"):
         choose_canvases(np.zeros((0, 3), int), 2)
+
+
+def test_assignment_takes_the_smallest_canvas_that_holds():
+    canvases = np.array([[4, 4], [8, 3], [8, 8]])
+    assert assign_canvases(np.array([[3, 4], [7, 3], [5, 5], [8, 1]]), canvases).tolist() == [
+        0, 1, 2, 1,
+    ]  # fmt: skip
+    with pytest.raises(BadInput, match="9"):
+        assign_canvases(np.array([[9, 1]]), canvases)

@@ -21,7 +21,7 @@ from vidsim.parallel.rules import Rules, shardings
 R, N, M, S, P, TEXT, ACTIONS = 2, 40, 20, 4, 8, 10, 3
 CFG = DiTConfig(
     patch_width=P, text_width=TEXT, width=24, heads=2, mlp_width=32, layers=2, freq_width=8,
-    num_actions=ACTIONS,
+    num_actions=ACTIONS, place_embedding=True,
 )  # fmt: skip
 # float32 sums in another order; gradients relative to the largest entry of each weight's gradient
 VALUES, GRADIENTS = 2e-5, 2e-5
@@ -70,7 +70,7 @@ def pack(rows, filler=0.0):
         "index": np.zeros((R, N), np.int32), "patch_segment": np.zeros((R, N), np.int32),
         "text_segment": np.zeros((R, M), np.int32), "position": np.zeros((R, N, 3), np.int32),
         "fps": np.zeros((R, S), np.float32), "size": np.zeros((R, S, 2), np.int32),
-        "action": np.zeros((R, N), np.int32),
+        "action": np.zeros((R, N), np.int32), "grid": np.zeros((R, S, 3), np.int32),
     }  # fmt: skip
     places = {}
     for r, row in enumerate(rows):
@@ -83,6 +83,7 @@ def pack(rows, filler=0.0):
             a["patch_segment"][r, here] = a["text_segment"][r, there] = s + 1
             a["position"][r, here] = token_positions(clip.grid)
             a["fps"][r, s], a["size"][r, s], a["action"][r, here] = clip.fps, clip.size, clip.action
+            a["grid"][r, s] = clip.grid
             places[clip.seed] = (r, here, there)
             at, text_at = here.stop, there.stop
     return a, places
@@ -92,7 +93,8 @@ def apply(cfg, params, patches, text, a):
     return DiT(cfg).apply(
         params, patches, text, levels_RK=a["levels"], level_index_RN=a["index"],
         patch_segment_RN=a["patch_segment"], text_segment_RM=a["text_segment"],
-        position_RN3=a["position"], fps_RS=a["fps"], size_RS2=a["size"], action_RN=a["action"],
+        position_RN3=a["position"], fps_RS=a["fps"], size_RS2=a["size"], grid_RS3=a["grid"],
+        action_RN=a["action"],
     )  # fmt: skip
 
 
@@ -218,12 +220,12 @@ def test_one_level_a_token_equals_few_levels():
     np.testing.assert_allclose(many, few, atol=VALUES, rtol=0)
 
 
-@pytest.mark.parametrize("what", ["fps", "size", "action", "levels", "position"])
+@pytest.mark.parametrize("what", ["fps", "size", "grid", "action", "levels", "position"])
 def test_what_a_clip_brings_reaches_its_own_tokens_only(what):
     a, places = pack([CLIPS[:2]])
     changed = {k: np.copy(v) for k, v in a.items()}
     here = places[CLIPS[1].seed][1]
-    if what in ("fps", "size"):
+    if what in ("fps", "size", "grid"):
         changed[what][0, 1] *= 2
     elif what == "levels":
         changed[what][0, 2:4] = 0.5
@@ -241,7 +243,7 @@ def test_fresh_weights_predict_zero_and_ignore_clips_and_actions():
     a = {k: jnp.asarray(v) for k, v in pack([CLIPS[:2]])[0].items()}
     x = jax.jit(apply, static_argnums=0)(CFG, params, a["patches"], a["text"], a)
     assert np.all(np.asarray(x) == 0.0)
-    for path in ("inputs/clip_out/w", "inputs/action"):
+    for path in ("inputs/clip_out/w", "inputs/place/w", "inputs/action"):
         assert np.all(np.asarray(flatten(params)[path]) == 0.0)
 
 
@@ -338,3 +340,14 @@ def test_disagreeing_arrays_and_unknown_presets_are_refused():
     assert preset("wan-14b") is PRESETS["wan-14b"]
     with pytest.raises(BadInput, match="'wan-13b'.*'wan-1.3b'"):
         preset("wan-13b")
+
+
+def test_a_place_is_a_share_of_the_frame_whatever_its_size():
+    """Middles of 2 x 4 tokens: 1/4, 3/4 of the height; 1/8 to 7/8 of the width."""
+    position = jnp.asarray(token_positions((1, 2, 4)))[None]
+    grid, segment = jnp.asarray([[[1, 2, 4]]]), jnp.ones((1, 8), jnp.int32)
+    place = np.asarray(DiT(CFG)._place(position, grid, segment))[0]
+    want = [(y, x) for y in (0.25, 0.75) for x in (0.125, 0.375, 0.625, 0.875)]
+    np.testing.assert_allclose(place, want, atol=1e-7)
+    with pytest.raises(BadInput, match="grid"):
+        DiT(CFG)._place(position, None, segment)

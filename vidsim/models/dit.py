@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vidsim.core.dims import check
+from vidsim.core.errors import bad
 from vidsim.core.precision import compute_dtype
-from vidsim.models.dit_config import DiTConfig
+from vidsim.models.dit_config import PLACE_WAVES, DiTConfig
 from vidsim.nn.attention import AttentionPlan, attend_planned, plan_attention
 from vidsim.nn.init import init_params, param_axes
 from vidsim.nn.layers import Linear, param
@@ -112,6 +114,7 @@ class Inputs(nn.Module):
         segment_RN: jax.Array,
         fps_RS: jax.Array,
         size_RS2: jax.Array,
+        place_RN2: jax.Array | None,
         action_RN: jax.Array | None,
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         """Returns x_RND, text_RMD (compute dtype), time_RKD, six_RK6D (float32)."""
@@ -121,6 +124,9 @@ class Inputs(nn.Module):
         x = x.astype(jnp.float32)
         if cfg.clip_embedding:
             x = x + per_token(self._clips(fps_RS, size_RS2), segment_RN - 1)
+        if place_RN2 is not None:
+            waves = _place_waves(place_RN2)
+            x = x + Linear(waves.shape[-1], d, ("time", "embed"), init="zero", name="place")(waves)
         if cfg.num_actions:
             table = param(self, "action", "zero", (cfg.num_actions, d), ("table", "embed"))
             if action_RN is not None:
@@ -144,6 +150,14 @@ class Inputs(nn.Module):
             self.cfg.width, self.cfg.width, ("embed", "time"), init="zero", name="clip_out"
         )(nn.silu(constrain(hidden, ROWS)))
         return constrain(out, ROWS)
+
+
+def _place_waves(place_RN2: jax.Array) -> jax.Array:
+    """f32[R,N,4 * PLACE_WAVES]: cos and sin of half waves over the frame's height and width."""
+    rates = np.pi * np.arange(1, PLACE_WAVES + 1, dtype=np.float32)
+    angle = place_RN2[..., None] * rates.reshape(1, 1, 1, -1)
+    waves = jnp.stack([jnp.cos(angle), jnp.sin(angle)], -1)
+    return waves.reshape(*place_RN2.shape[:2], 4 * PLACE_WAVES)
 
 
 class Head(nn.Module):
@@ -205,6 +219,7 @@ class DiT:
         position_RN3: jax.Array,
         fps_RS: jax.Array,
         size_RS2: jax.Array,
+        grid_RS3: jax.Array | None = None,
         action_RN: jax.Array | None = None,
     ) -> jax.Array:
         """Clean patches predicted from noisy ones.
@@ -216,6 +231,7 @@ class DiT:
         patch_segment_RN  1.. in row order, 0 = padding; text_segment_RM the same for text tokens
         position_RN3      (t, y, x) in tokens, int or float, counted inside the clip
         fps_RS, size_RS2  frames a second and (height, width) in pixels of segment s in slot s-1
+        grid_RS3          tokens (t, h, w) of segment s in slot s-1; for place_embedding alone
         action_RN         1.. or 0 for none
         Returns           f32 RNP; zeros at padding
         Raises            BadInput when shapes disagree
@@ -236,7 +252,7 @@ class DiT:
         cfg = self.cfg
         x, text, time, six = _call(
             Inputs(cfg), params["inputs"], patches_RNP, text_RME, levels_RK, patch_segment_RN,
-            fps_RS, size_RS2, action_RN,
+            fps_RS, size_RS2, self._place(position_RN3, grid_RS3, patch_segment_RN), action_RN,
         )  # fmt: skip
         context = BlockContext(
             six_RK6D=six,
@@ -259,6 +275,17 @@ class DiT:
         out = _call(Head(cfg), params["head"], x, time, level_index_RN)
         return jnp.where((patch_segment_RN > 0)[..., None], out, 0.0)
 
+    def _place(
+        self, position_RN3: jax.Array, grid_RS3: jax.Array | None, segment_RN: jax.Array
+    ) -> jax.Array | None:
+        """Each token's middle as a share of its frame's height and width, f32[R,N,2]."""
+        if not self.cfg.place_embedding:
+            return None
+        if grid_RS3 is None:
+            raise bad("denoiser", "no grid for its place_embedding", "grid_RS3 of the packed batch")
+        sides_RN2 = per_token(grid_RS3[..., 1:].astype(jnp.float32), segment_RN - 1)
+        return (position_RN3[..., 1:] + 0.5) / jnp.maximum(sides_RN2, 1.0)
+
     def _parts(self) -> tuple[tuple[nn.Module, tuple[Any, ...]], ...]:
         """Modules with example arguments, one token a row: weights do not depend on the sizes."""
         cfg, dtype = self.cfg, compute_dtype(self.cfg.dtype)
@@ -274,7 +301,7 @@ class DiT:
             (
                 Inputs(cfg),
                 (f32(1, 1, cfg.patch_width), f32(1, 1, cfg.text_width), f32(1, 1), ids, f32(1, 1),
-                 f32(1, 1, 2), ids),
+                 f32(1, 1, 2), f32(1, 1, 2), ids),
             ),
             (Block(cfg), (act(1, 1, d), context)),
             (Head(cfg), (act(1, 1, d), f32(1, 1, d), ids)),

@@ -8,6 +8,8 @@ from vidsim.nn.attention import IMPLEMENTATIONS
 from vidsim.nn.rope import axis_widths
 from vidsim.nn.stack import check_policies
 
+PLACE_WAVES = 8  # half waves over a side of the frame, in the place embedding
+
 
 @dataclasses.dataclass(frozen=True)
 class DiTConfig:
@@ -25,6 +27,9 @@ class DiTConfig:
     eps              of every norm
     theta            base of the rotary rates
     clip_embedding   frame rate and size of a token's clip are added to it
+    place_embedding  where in the frame a token lies, as a share of its height and width, is added
+                     to it (fractional positions, arXiv:2307.06304 sec. 2.1); rotary positions alone
+                     tell no token how far it is from the frame's border
     num_actions      actions 1..num_actions are added to their tokens; 0 = the model has none
     dtype            operands of products and the residual stream: float32 or bfloat16
     attention        an implementation of vidsim.nn.attention, or auto
@@ -46,6 +51,7 @@ class DiTConfig:
     eps: float = 1e-6
     theta: float = 10_000.0
     clip_embedding: bool = True
+    place_embedding: bool = False
     num_actions: int = 0
     dtype: str = "float32"
     attention: str = "auto"
@@ -97,8 +103,9 @@ class MatmulFlops:
 def matmul_flops(cfg: DiTConfig) -> MatmulFlops:
     """Operations per patch token, text token, noise level and attended pair, all blocks."""
     d, f, blocks = cfg.width, cfg.mlp_width, cfg.layers
+    inputs = cfg.patch_width + (4 * PLACE_WAVES if cfg.place_embedding else 0)
     return MatmulFlops(
-        patch_token=2.0 * (2 * cfg.patch_width * d + blocks * (6 * d * d + 2 * d * f)),
+        patch_token=2.0 * ((inputs + cfg.patch_width) * d + blocks * (6 * d * d + 2 * d * f)),
         text_token=2.0 * (cfg.text_width * d + d * d + blocks * 2 * d * d),
         level=2.0 * (cfg.freq_width * d + 7 * d * d),
         self_pair=4.0 * d * blocks,

@@ -224,6 +224,7 @@ class Denoising:
             position_RN3=batch["patch_position"],
             fps_RS=batch["fps"],
             size_RS2=batch["size"],
+            grid_RS3=batch["grid"],
             action_RN=batch["action"],
         ).astype(jnp.float32)
         t_RN = spread(t_RS, segment_RN)

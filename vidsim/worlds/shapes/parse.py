@@ -89,9 +89,9 @@ def _object(video: np.ndarray, blob: Blob) -> tuple[ObjectReading | None, np.nda
         if seen is not None and seen.mass > 0.2 * largest:
             track[t] = centre(seen, fit)
     motion: Motion = read_motion(track, min(height, width))
-    errors = np.mean(
-        [style_errors(video[t], blob.colour, fit, track[t]) for t in best_frames(extents)], axis=0
-    )
+    seen_in = [t for t in best_frames(extents) if np.isfinite(track[t]).all()]
+    styles = [style_errors(video[t], blob.colour, fit, track[t]) for t in seen_in]
+    errors = np.mean(styles, axis=0) if styles else np.zeros(len(v.STYLES))
     area = v.AREA[fit.shape] * fit.half_extent**2 / (height * width)
     thing = ObjectReading(
         blob.colour, fit.shape, size_word(area), area, track, *dataclasses.astuple(motion)
