@@ -212,8 +212,8 @@ class Quickstart:
         return self._steps("autoencoder", VAE_SHARE, step_s)
 
     def _encode(self) -> None:
-        for index, cache, words_from in ((self.index, self.cache, ""),
-                                         (self.held_out_index, self.held_out, self.cache)):  # fmt: skip
+        train = (self.index, self.cache, "")
+        for index, cache, words_from in (train, (self.held_out_index, self.held_out, self.cache)):
             with self.progress("encode", "pieces") as show:
                 encode_index(ClipIndex.open(index), self.folder / "vae", cache,
                              encode_config(words_from), say=self.say, progress=show)  # fmt: skip
