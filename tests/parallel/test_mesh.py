@@ -6,10 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from vidsim.config import from_dict, override
+from vidsim.config import from_dict, override, to_dict
 from vidsim.core.errors import BadInput
 from vidsim.parallel.mesh import AXES, PRESETS, MeshConfig, ParallelConfig, arrange, build_mesh
 from vidsim.parallel.rules import TABLE
+from vidsim.quickstart import denoiser_run
+from vidsim.runs import build_run
 
 SIZES = {
     "data": {}, "fsdp": {}, "tensor": {"tensor": 2}, "fsdp_tensor": {"tensor": 2},
@@ -99,3 +101,12 @@ def test_the_table_names_mesh_axes_only():
     entries = [e if isinstance(e, tuple) else (e,) for e in TABLE.values() if e]
     assert {axis for entry in entries for axis in entry} <= set(AXES)
     assert MeshConfig().shape(8) == (8, 1, 1, 1)
+
+
+def test_older_work_directories_keep_their_mesh():
+    """Their configuration has the sizes under the name "mesh"."""
+    plain = to_dict(denoiser_run("latents", None, 3))
+    old = {k: v for k, v in plain.items() if k != "parallel"}
+    run = build_run(old | {"mesh": {"data": -1, "fsdp": 2, "context": 1, "tensor": 1}})
+    assert run.parallel.shape(8) == (4, 2, 1, 1)
+    assert build_run(old).parallel.shape(8) == (8, 1, 1, 1)

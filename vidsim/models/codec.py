@@ -19,6 +19,7 @@ from vidsim.core.canvas import assign_canvases, choose_canvases
 from vidsim.core.errors import bad
 from vidsim.models.vae import Tree, Vae
 from vidsim.models.vae_stream import decode_chunk, encode_chunk
+from vidsim.parallel.place import ways
 
 Size = tuple[int, int]
 Progress = Callable[[int, int], None]
@@ -61,7 +62,8 @@ def plan_jobs(
     cfg: CodecConfig,
     canvases: np.ndarray | None = None,
 ) -> list[Job]:
-    """Groups clips for coding.
+    """Groups clips for coding. On a mesh (jax.set_mesh) clips are split over devices, and rows of
+    frames where it has a context axis: canvases and batches are rounded up to what divides.
 
     shapes    (t, h, w) of each clip in latent positions
     stride    pixels a latent position: (frames, side)
@@ -74,14 +76,14 @@ def plan_jobs(
         of = assign_canvases(sizes, canvases)
     jobs = []
     for number, (high, wide) in enumerate(canvases.tolist()):
-        clips, canvas = np.flatnonzero(of == number).tolist(), (high, wide)
+        clips, canvas = np.flatnonzero(of == number).tolist(), (_multiple(high, "height"), wide)
         # Clips of like duration together, so that few frames are coded for nothing.
         clips.sort(key=lambda i: (shapes[i][0], i))
         room = cfg.chunk_pixels // (stride[0] * stride[1] ** 2 * canvas[0] * canvas[1])
         if not clips:
             continue
         batch = _power_below(max(1, min(cfg.batch, room)))
-        batch = min(batch, _power_above(len(clips)))
+        batch = _multiple(min(batch, _power_above(len(clips))), "clips")
         chunk = max(1, min(cfg.latent_frames, room // batch))
         for start in range(0, len(clips), batch):
             group = tuple(clips[start : start + batch])
@@ -247,6 +249,11 @@ def _chunks(array: np.ndarray, first: int, size: int) -> Iterator[np.ndarray]:
         part = array[:, start : start + size]
         missing = size - part.shape[1]
         yield np.concatenate([part, np.repeat(part[:, -1:], missing, 1)], 1) if missing else part
+
+
+def _multiple(size: int, axis: str) -> int:
+    """The size, or the next above it that the mesh divides along this logical axis."""
+    return -(-size // ways(axis)) * ways(axis)
 
 
 def _power_below(n: int) -> int:

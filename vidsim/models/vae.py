@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from vidsim.core.errors import bad
-from vidsim.models.vae_blocks import Decoder, Encoder, Mask
+from vidsim.models.vae_blocks import CLIPS_HEIGHT, Decoder, Encoder, Mask
 from vidsim.models.vae_config import VaeConfig
 from vidsim.models.vae_presets import PRESETS, preset
 from vidsim.nn.conv import apply_mask, fold, unfold
 from vidsim.nn.init import init_params, param_axes
+from vidsim.parallel.place import constrain
 
 __all__ = ["PRESETS", "Vae", "VaeConfig", "kl_standard_normal", "preset"]
 
@@ -70,7 +71,7 @@ class Vae:
         """
         self.check_latent(latent_Bthwc.shape)
         mask = self.decoder_mask(latent_Bthwc, valid_B2)
-        latent = apply_mask(latent_Bthwc, mask)
+        latent = apply_mask(constrain(latent_Bthwc, CLIPS_HEIGHT), mask)
         patches = self.decoder.apply({"params": params["decoder"]}, latent, mask)
         return self.from_decoder(patches, valid_B2, True)
 
@@ -89,7 +90,7 @@ class Vae:
     def to_encoder(self, video_BTHWC: jax.Array, first: bool) -> jax.Array:
         """Folds pixels; a clip's first frame is repeated to fill its block."""
         pt = self.cfg.patch[0]
-        x = video_BTHWC.astype(jnp.float32)
+        x = constrain(video_BTHWC.astype(jnp.float32), CLIPS_HEIGHT)
         if first and pt > 1:
             x = jnp.concatenate([jnp.repeat(x[:, :1], pt - 1, axis=1), x], 1)
         return fold(x, self.cfg.patch)
@@ -98,14 +99,15 @@ class Vae:
         """Mean and log variance, float32, zero outside the mask of the folded pixels."""
         scale = self.cfg.space_stride // self.cfg.patch[1]
         mask = None if mask is None else mask[:, :, ::scale, ::scale]
-        mean, logvar = jnp.split(apply_mask(moments.astype(jnp.float32), mask), 2, axis=-1)
+        moments = constrain(apply_mask(moments.astype(jnp.float32), mask), CLIPS_HEIGHT)
+        mean, logvar = jnp.split(moments, 2, axis=-1)
         return mean, jnp.clip(logvar, *LOGVAR_RANGE)
 
     def from_decoder(
         self, patches: jax.Array, valid_B2: jax.Array | None, first: bool
     ) -> jax.Array:
         """Unfolds pixels, drops what fills the first block, zeros outside the clip."""
-        video = unfold(patches.astype(jnp.float32), self.cfg.patch)
+        video = constrain(unfold(patches.astype(jnp.float32), self.cfg.patch), CLIPS_HEIGHT)
         video = video[:, self.cfg.patch[0] - 1 :] if first else video
         return apply_mask(video, _mask(valid_B2, video.shape, self.cfg.space_stride))
 

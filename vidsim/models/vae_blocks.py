@@ -22,8 +22,12 @@ from vidsim.nn.conv import (
     unfold,
 )
 from vidsim.nn.layers import Linear
+from vidsim.parallel.place import constrain, ways
 
 Mask = jax.Array | None
+# Clips over devices, and the rows of their frames where the mesh has a context axis: convolutions
+# then swap the rows at the borders, and attention in a frame gathers its keys and values.
+CLIPS_HEIGHT = ("clips", None, "height", None, None)
 ATTENTION_ROWS = 2048  # queries at a time; a 720p frame has 14,400 positions, all at once 0.8 GB
 
 
@@ -44,7 +48,7 @@ class ResBlock(nn.Module):
             y = conv(y, mask, first)
         if self.cin != self.cout:
             x = CausalConv(self.cin, self.cout, (1, 1, 1), dtype=plan.compute, name="short")(x)
-        return x + y
+        return constrain(x + y, CLIPS_HEIGHT)
 
 
 class FrameAttention(nn.Module):
@@ -62,7 +66,7 @@ class FrameAttention(nn.Module):
         q, k, v = jnp.split(y, 3, axis=-1)
         y = _attend_in_frame(q, k, v, None if mask is None else mask.reshape(b, 1, h * w))
         y = Linear(c, c, ("heads", "embed"), dtype=plan.compute, name="proj")(y)
-        return x + y.reshape(x.shape)
+        return constrain(x + y.reshape(x.shape), CLIPS_HEIGHT)
 
 
 def _attend_in_frame(q: jax.Array, k: jax.Array, v: jax.Array, seen: Mask) -> jax.Array:
@@ -86,11 +90,17 @@ def _attend_in_frame(q: jax.Array, k: jax.Array, v: jax.Array, seen: Mask) -> ja
 
     if n <= ATTENTION_ROWS:
         return rows(q)
-    blocks = -(-n // ATTENTION_ROWS)
-    q = jnp.pad(q, ((0, 0), (0, 0), (0, blocks * ATTENTION_ROWS - n), (0, 0)))
-    q = jnp.moveaxis(q.reshape(b, t, blocks, ATTENTION_ROWS, c), 2, 0)
-    y = jnp.moveaxis(jax.lax.map(jax.checkpoint(rows), q), 0, 2)
-    return y.reshape(b, t, blocks * ATTENTION_ROWS, c)[:, :, :n]
+    # Each device takes its own queries a few at a time: a block has rows of every part.
+    parts = ways("height")
+    each = n // parts
+    blocks = -(-each // ATTENTION_ROWS)
+    q = q.reshape(b, t, parts, each, c)
+    q = jnp.pad(q, ((0, 0), (0, 0), (0, 0), (0, blocks * ATTENTION_ROWS - each), (0, 0)))
+    q = jnp.moveaxis(q.reshape(b, t, parts, blocks, ATTENTION_ROWS, c), 3, 0)
+    q = q.reshape(blocks, b, t, parts * ATTENTION_ROWS, c)
+    y = jax.lax.map(jax.checkpoint(rows), q).reshape(blocks, b, t, parts, ATTENTION_ROWS, c)
+    y = jnp.moveaxis(y, 0, 3).reshape(b, t, parts, blocks * ATTENTION_ROWS, c)
+    return y[:, :, :, :each].reshape(b, t, n, c)
 
 
 class Middle(nn.Module):
@@ -156,7 +166,7 @@ class EncoderStage(nn.Module):
         if plan.residual:
             factor = (1 + self.time, 1 + self.space, 1 + self.space)
             x = x + average_down(start, self.cout, factor, first)
-        return x
+        return constrain(x, CLIPS_HEIGHT)
 
 
 class DecoderStage(nn.Module):
@@ -183,7 +193,7 @@ class DecoderStage(nn.Module):
         if plan.residual and (self.space or self.time):
             factor = (1 + self.time, 1 + self.space, 1 + self.space)
             x = x + repeat_up(start, self.cout, factor, first)
-        return x
+        return constrain(x, CLIPS_HEIGHT)
 
 
 class Encoder(nn.Module):

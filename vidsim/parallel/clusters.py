@@ -8,6 +8,7 @@ tpu     the metadata server of a TPU VM (queued resources), for one slice or sev
 
 import dataclasses
 import glob
+import importlib.util
 import os
 import re
 import urllib.error
@@ -161,7 +162,7 @@ def _in_slices(hosts: list[str], worker: int, facts: Mapping[str, str]) -> Membe
 
 
 def _on_tpu_vm(env: Mapping[str, str]) -> bool:
-    if "TPU_SKIP_MDS_QUERY" in env:
+    if "TPU_SKIP_MDS_QUERY" in env or importlib.util.find_spec("libtpu") is None:
         return False
     return bool(glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*"))
 

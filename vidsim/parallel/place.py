@@ -1,5 +1,6 @@
 """Putting arrays on a mesh, and constraining activations at block boundaries."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,13 +20,24 @@ OTHERS = {"video": "BTHWC", "midstream": "RNP"}
 def constrain(x: jax.Array, axes: tuple[str | None, ...], rules: Rules | None = None) -> jax.Array:
     """Constrains an activation to its logical axes under the current mesh; identity without a mesh.
 
-    x     activation with one logical axis name (or None) for each axis
+    x       activation with one logical axis name (or None) for each axis
+    Raises  BadInput for an unknown name, and for a size that the mesh does not divide
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x
-    spec = (rules or Rules()).spec(axes, "activation")
-    return jax.lax.with_sharding_constraint(x, spec)
+    where = f"activation of shape {x.shape}"
+    return jax.lax.with_sharding_constraint(
+        x, (rules or Rules()).sharding(mesh, axes, x.shape, where)
+    )
+
+
+def ways(name: str) -> int:
+    """Devices that an axis of this logical name is split over on the current mesh; 1 without."""
+    mesh, axes = jax.sharding.get_abstract_mesh(), Rules().table[name]
+    if mesh.empty or axes is None:
+        return 1
+    return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes))
 
 
 def row_sharding(mesh: Mesh) -> NamedSharding:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from vidsim.core.errors import bad, nearest
 from vidsim.core.trees import flatten, is_axes
@@ -48,7 +48,11 @@ class Rules:
         return PartitionSpec(*entries)
 
     def sharding(
-        self, mesh: Mesh, axes: tuple[str | None, ...], shape: tuple[int, ...], where: str
+        self,
+        mesh: Mesh | AbstractMesh,
+        axes: tuple[str | None, ...],
+        shape: tuple[int, ...],
+        where: str,
     ) -> NamedSharding:
         """As `spec`, placed on a mesh; also refuses sizes that the mesh axes do not divide."""
         spec = self.spec(axes, where)
