@@ -4,6 +4,7 @@ Everything here is the compiler's word or arithmetic; nothing was timed. Memory 
 `memory_analysis().peak_memory_in_bytes` of one device; collectives are read from the HLO text.
 """
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -198,8 +199,16 @@ def compile_job(
         },
         unknown_loops=program.unknown_loops, roofline=bound,
         compile_s=time.perf_counter() - start,
-        versions={name: importlib.metadata.version(name) for name in ("jax", "libtpu")},
+        versions=_versions(),
     )  # fmt: skip
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in ("jax", "libtpu"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def over_use(message: str) -> tuple[int, int] | None:

@@ -22,6 +22,7 @@ from vidsim.diffusion.guidance import GuidanceConfig
 from vidsim.models.vae import Vae, VaeConfig
 from vidsim.models.vae_stream import decode_chunk, encode_chunk
 from vidsim.nn.attention import implementation_for
+from vidsim.parallel.place import batch_sharding
 from vidsim.parallel.rules import Rules, shardings
 from vidsim.runs import DenoiserRun, VaeRun
 from vidsim.scaling.plan_flops import jaxpr_flops
@@ -122,16 +123,15 @@ def sample_job(
 ) -> Job:  # fmt: skip
     """One guided prediction for `rows` rows; weights are float32, as checkpoints hold them."""
     check_rows(dataclasses.replace(plan, rows_per_step=rows, group_rows=1), mesh, 1)
-    task, rules = Denoising(cfg), Rules()
+    task = Denoising(cfg)
     params = place(task.param_axes(), jax.eval_shape(task.init, jax.random.key(0)), mesh)
     text_rows = rows * (2 if guidance.needed else 1)
     facts = abstract_batch(cfg, plan, rows, None)
     x = facts.pop("patches")
 
     def put(name: str, value: Struct) -> Struct:
-        axes = batch_axes(name, len(value.shape))
-        spec = rules.sharding(mesh, axes, value.shape, name)
-        return Struct(value.shape, value.dtype, sharding=spec)
+        where = batch_sharding(mesh, name, value.shape)
+        return Struct(value.shape, value.dtype, sharding=where)
 
     facts = {name: put(name, value) for name, value in facts.items()}
     text = {
@@ -200,12 +200,11 @@ def check_rows(plan: PlanConfig, mesh: Mesh, micro_steps: int) -> None:
             "devices (data x fsdp)", f"a multiple of {ways * micro_steps}",
             "set plan.rows_per_step, run.micro_steps or parallel",
         )  # fmt: skip
-    for name in ("row_tokens", "row_text"):
-        if getattr(plan, name) % context:
-            raise bad(
-                f"plan.{name}", f"{getattr(plan, name)} over context={context}",
-                f"a multiple of {context}", f"set plan.{name} or parallel.context",
-            )  # fmt: skip
+    if plan.row_tokens % context:
+        raise bad(
+            "plan.row_tokens", f"{plan.row_tokens} over context={context}",
+            f"a multiple of {context}", "set plan.row_tokens or parallel.context",
+        )  # fmt: skip
 
 
 def abstract_batch(
@@ -227,14 +226,6 @@ def abstract_batch(
     }  # fmt: skip
     batch = {name: Struct((*lead, *shape), kind) for name, (shape, kind) in rest.items()}
     return batch | {"num_clips": Struct((), f32), "num_tokens": Struct((), f32)}
-
-
-def batch_axes(name: str, rank: int) -> tuple[str | None, ...]:
-    """Logical axes of an array of the packed batch."""
-    if rank == 0:
-        return ()
-    tokens = "tokens" if name.startswith(("patch", "action")) else None
-    return ("rows", tokens, None, None)[:rank]
 
 
 def attention_names(cfg: DenoisingConfig, plan: PlanConfig, mesh: Mesh) -> dict[str, str]:
