@@ -62,7 +62,9 @@ def bench_attention(args: argparse.Namespace) -> Answer:
 
 
 def bench_step(args: argparse.Namespace) -> Answer:
-    """A training step of the quickstart's denoiser: tokens/s and FLOP/s, live and as padded."""
+    """A training step of the quickstart's denoiser: tokens/s and FLOP/s, live and as padded; then
+    a denoiser's step against the same model in torch, where that is installed."""
+    from vidsim.train import step_bench
     from vidsim.train.flops import step_flops
 
     with tempfile.TemporaryDirectory() as folder:
@@ -83,7 +85,11 @@ def bench_step(args: argparse.Namespace) -> Answer:
         f"{data['flops_per_s'] / 1e9:.1f} GFLOP/s, {data['flops_per_s'] / product:.2f} of a plain "
         f"float32 product of 2048 x 2048 ({product / 1e9:.0f} GFLOP/s)"
     )
-    return text, data, True
+    if not step_bench.has_torch():
+        return f"{text}\nnot compared with torch: it is not installed (extra: parity)", data, True
+    rows = step_bench.compare(args.runs)
+    data["torch"] = [asdict(row) for row in rows]
+    return f"{text}\n\n{step_bench.table(rows)}", data, True
 
 
 def _example(folder: Path) -> tuple[str, str]:
