@@ -42,7 +42,7 @@ def assign_canvases(shapes: np.ndarray, canvases: np.ndarray) -> np.ndarray:
     Raises  BadInput for a shape that none of them holds
     """
     shapes, canvases = np.asarray(shapes), np.asarray(canvases)
-    holds_nm = (shapes[:, None] <= canvases[None]).all(-1)
+    holds_nm: np.ndarray = np.all(shapes[:, None] <= canvases[None], axis=-1)
     if not holds_nm.any(1).all():
         odd = shapes[~holds_nm.any(1)][0].tolist()
         raise bad("canvases", f"shape {odd}", f"at most one of {canvases.tolist()}")
