@@ -1,8 +1,8 @@
 """`vidsim bench attention`: does cost follow the clips of a row or the row?
 
 One row is cut into 1 to 64 clips of random lengths that meet no tile border. Forward and backward,
-self and cross, run in turns, so that a busy machine slows all alike. The law that blocks can reach
-at best: the area of the clips plus the tiles that the staircase of their borders cuts.
+self and cross, run in turns, so that a busy machine slows all alike. The law that blocks can reach:
+the area of the clips plus the tiles that the staircase of their borders cuts.
 """
 
 import dataclasses
@@ -125,8 +125,10 @@ def _ids(lengths: np.ndarray) -> jax.Array:
 
 
 def law(n: np.ndarray, m: np.ndarray, tile_n: int, tile_m: int) -> float:
-    """Share of the N x M plane in tiles that hold a partner, at most: the area of the clips and
-    one tile for each block that the staircase of borders passes."""
+    """Share of the N x M plane in tiles that hold a partner, on average over where borders fall.
+
+    The area of the clips, and one tile for each block that the staircase of borders passes.
+    """
     whole_n, whole_m = n.sum(), m.sum()
     area = (n * m).sum() / (whole_n * whole_m)
     return min(1.0, float(area + tile_n / whole_n + tile_m / whole_m))
@@ -144,7 +146,7 @@ def _step(
 
     def step(q_ids: jax.Array, k_ids: jax.Array) -> Any:
         plan = plan_attention(q_ids, k_ids)
-        out, pull = jax.vjp(lambda *qkv: attend_planned(*qkv, plan), q, k, v)
+        out, pull = jax.vjp(lambda q, k, v: attend_planned(q, k, v, plan), q, k, v)
         return out, pull(d_out)
 
     ids = [jax.ShapeDtypeStruct((1, n), jnp.int32) for n in sizes]

@@ -27,7 +27,8 @@ from vidsim.train.step import make_step
 MODEL = DiTConfig(width=192, heads=4, mlp_width=768, layers=6, clip_embedding=False)
 ROWS, TOKENS, TEXT = 4, 1024, 64
 CLIPS = (1, 8)  # a row
-OPTIM = OptimConfig(name="adamw", lr=1e-4, schedule="constant", warmup_steps=0)
+CLIP = 1.0
+OPTIM = OptimConfig(name="adamw", lr=1e-4, schedule="constant", warmup_steps=0, clip_norm=CLIP)
 EMA = 0.999
 CLOSE = {"float32": 1e-4, "bfloat16": 0.02}  # relative difference of the first losses
 
@@ -94,8 +95,9 @@ def example(cfg: DiTConfig, clips: int, rows: int = ROWS, tokens: int = TOKENS,
             text: int = TEXT) -> dict[str, np.ndarray]:  # fmt: skip
     """Full rows of `clips` clips of random lengths, a noise level a clip."""
     rng = np.random.default_rng(clips)
-    normal = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
-    patch, words, place = [], [], []
+    patch: list[np.ndarray] = []
+    words: list[np.ndarray] = []
+    place: list[np.ndarray] = []
     for _ in range(rows):
         cuts = np.sort(rng.choice(np.arange(1, tokens), clips - 1, replace=False))
         lengths = np.diff([0, *cuts, tokens])
@@ -105,9 +107,10 @@ def example(cfg: DiTConfig, clips: int, rows: int = ROWS, tokens: int = TOKENS,
     at = np.stack(place)
     segment, text_segment = np.stack(patch).astype(np.int32), np.stack(words).astype(np.int32)
     return {
-        "patches": normal(rows, tokens, cfg.patch_width),
-        "target": normal(rows, tokens, cfg.patch_width),
-        "text": normal(rows, text, cfg.text_width), "patch_segment": segment + 1,
+        "patches": rng.normal(size=(rows, tokens, cfg.patch_width)).astype(np.float32),
+        "target": rng.normal(size=(rows, tokens, cfg.patch_width)).astype(np.float32),
+        "text": rng.normal(size=(rows, text, cfg.text_width)).astype(np.float32),
+        "patch_segment": segment + 1,
         "text_segment": text_segment + 1, "index": segment.astype(np.int64),
         "position": np.stack([at // 64, at % 64 // 8, at % 8], -1),
         "levels": rng.uniform(0.05, 0.95, (rows, clips)).astype(np.float32),
@@ -224,7 +227,7 @@ def _torch(cfg: DiTConfig, batch: dict[str, np.ndarray], compiled: bool) -> Call
         optimizer.zero_grad(set_to_none=True)
         loss = forward()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(leaves, OPTIM.clip_norm, foreach=True)
+        torch.nn.utils.clip_grad_norm_(leaves, CLIP, foreach=True)
         optimizer.step()
         decay = min(EMA, (1.0 + done[0]) / (10.0 + done[0]))
         with torch.no_grad():
