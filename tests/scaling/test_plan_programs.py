@@ -88,7 +88,8 @@ def test_a_chunk_of_a_video_is_split_over_rows_of_pixels(what):
 def test_a_compiled_job_is_summed_up():
     """A sum over eight devices: one all-reduce of four bytes, and times that can be read off."""
     mesh = build_mesh(RUN.parallel)
-    parts, whole = (NamedSharding(mesh, PartitionSpec(axes)) for axes in ("fsdp", None))
+    parts = NamedSharding(mesh, PartitionSpec("fsdp"))
+    whole = NamedSharding(mesh, PartitionSpec())
 
     def compile_it():
         one = jax.jit(lambda x: x.sum(), in_shardings=parts, out_shardings=whole)
