@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
     """Reads video and mask, edits, writes."""
     from vidsim.cli.progress import stages
     from vidsim.generate.edit import check_strength, edit, read_mask
-    from vidsim.generate.media import same_size
+    from vidsim.generate.media import count_frames, same_size
     from vidsim.generate.model import load
     from vidsim.generate.sample import lay_out
 
@@ -37,7 +37,8 @@ def run(args: argparse.Namespace) -> int:
     paths = capability.outputs(args, len(given.video_THWC), fps)
     keep = None
     if args.keep:
-        mask = capability.read(args, model, args.keep)
+        part = args.frames_of if count_frames(args.keep) > 1 else None
+        mask = capability.read(args, model, args.keep, part)
         keep = read_mask(mask.video_THWC)
     asked = capability.requests(args, given.size, fps)
     lay_out(model, asked[:1])

@@ -115,8 +115,13 @@ def tail_latents(model: Model, video_THWC: np.ndarray, most: int) -> np.ndarray:
     return encode_midstream(model.vae.vae, model.vae.params, [frames])[0]
 
 
-def decode(model: Model, latents: Sequence[np.ndarray], config: SamplerConfig, progress):
-    """Pixels of whole clips."""
+def decode(
+    model: Model,
+    latents: Sequence[np.ndarray],
+    config: SamplerConfig,
+    progress: Progress | None,
+) -> list[np.ndarray]:
+    """Pixels of whole clips, uint8 [T,H,W,3] each."""
     stage = functools.partial(progress, "decode") if progress else None
     return decode_clips(model.vae.vae, model.vae.params, latents, config.codec, stage)
 

@@ -147,6 +147,16 @@ def read_given(
     return Given(video_THWC, found.fps, lines, found.num_frames == 1)
 
 
+def same_size(path: str | os.PathLike[str], other: str | os.PathLike[str], option: str) -> None:
+    """Raises BadInput unless two files show pictures of one size."""
+    sizes = []
+    for name in (path, other):
+        found = decode.probe(name, check="first")
+        sizes.append(f"{found.width}x{found.height}")
+    if sizes[0] != sizes[1]:
+        raise bad(option, f"{Path(other).name} of {sizes[1]}", f"{sizes[0]}, the video's size")
+
+
 def count_frames(path: str | os.PathLike[str], fps: float | None = None) -> int:
     """Frames of a file, at its own rate or at `fps`."""
     return decode.probe(path, fps=fps, check="first").num_frames
