@@ -254,26 +254,22 @@ class DiT:
             Inputs(cfg), params["inputs"], patches_RNP, text_RME, levels_RK, patch_segment_RN,
             fps_RS, size_RS2, self._place(position_RN3, grid_RS3, patch_segment_RN), action_RN,
         )  # fmt: skip
-        context = BlockContext(
-            six_RK6D=six,
-            level_index_RN=level_index_RN,
-            text_RMD=text,
-            turn=rotation(position_RN3, axis_widths(cfg.head_width), cfg.theta),
-            within=plan_attention(
-                patch_segment_RN,
-                patch_segment_RN,
-                implementation=cfg.attention,
-                longest=cfg.longest_clip or None,
-            ),
-            across=plan_attention(
-                patch_segment_RN, text_segment_RM, implementation=cfg.attention, k_axis=None
-            ),
-        )
+        within, across = self._attention_plans(patch_segment_RN, text_segment_RM)
+        turn = rotation(position_RN3, axis_widths(cfg.head_width), cfg.theta)
+        context = BlockContext(six, level_index_RN, text, turn, within, across)
         block = lambda p, x: _call(Block(cfg), p, x, context)  # noqa: E731
         x = constrain(x, ROWS_TOKENS)
         x = run_stack(block, params["blocks"], x, remat=cfg.remat, loop=cfg.loop)
         out = _call(Head(cfg), params["head"], x, time, level_index_RN)
         return jnp.where((patch_segment_RN > 0)[..., None], out, 0.0)
+
+    def _attention_plans(
+        self, patch_RN: jax.Array, text_RM: jax.Array
+    ) -> tuple[AttentionPlan, AttentionPlan]:
+        """Of one step's segments: among patch tokens, and from them to the text."""
+        name, longest = self.cfg.attention, self.cfg.longest_clip or None
+        within = plan_attention(patch_RN, patch_RN, implementation=name, longest=longest)
+        return within, plan_attention(patch_RN, text_RM, implementation=name, k_axis=None)
 
     def _place(
         self, position_RN3: jax.Array, grid_RS3: jax.Array | None, segment_RN: jax.Array
