@@ -85,7 +85,8 @@ def kept_tokens(keep_THW: np.ndarray, stride: int, cell: tuple[int, int]) -> np.
     cell      pixels (height, width) of a token
     """
     T, H, W = keep_THW.shape
-    blocks = keep_THW.reshape(T, H // cell[0], cell[0], W // cell[1], cell[1]).all((2, 4))
+    cells = keep_THW.reshape(T, H // cell[0], cell[0], W // cell[1], cell[1])
+    blocks: np.ndarray = np.all(cells, axis=(2, 4))
     rest = blocks[1:].reshape((T - 1) // stride, stride, *blocks.shape[1:]).all(1)
     return np.concatenate([blocks[:1], rest])
 

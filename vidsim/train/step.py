@@ -138,7 +138,7 @@ class CompiledStep:
         spec = batch_sharding(self.mesh, name, shape[1:]).spec
         return NamedSharding(self.mesh, PartitionSpec(None, *spec))
 
-    def compiled(self, state: TrainState, batch: Mapping[str, jax.Array]) -> Any:
+    def compiled(self, state: TrainState, batch: Mapping[str, Any]) -> Any:
         """The executable for a placed batch (or ShapeDtypeStructs with shardings)."""
         key = tuple(sorted((k, x.shape, str(x.dtype)) for k, x in batch.items()))
         if key not in self._compiled:
