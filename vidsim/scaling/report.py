@@ -49,7 +49,7 @@ def lines(found: Findings) -> list[str]:
     shown += [fit_text(name, fit) for name, fit in found.fits.items()]
     shown += [verdict_text(*row) for row in found.comparisons]
     for name, rows in found.readings.items():
-        shown.append(f"{name}: first above chance at {reached_text(rows)}")
+        shown.append(f"{name}: first above chance: {reached_text(rows)}")
     return shown
 
 
