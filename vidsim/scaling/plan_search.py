@@ -12,6 +12,7 @@ from vidsim.core.errors import bad
 from vidsim.nn.stack import REMAT
 from vidsim.runs import DenoiserRun, Run
 from vidsim.scaling.plan import Ask, Summary, compile_job, make_job, prepare
+from vidsim.scaling.plan_rows import RowContent
 from vidsim.scaling.topology import Topology
 
 POLICIES = ("none", "save_attention", "full")  # by what the backward computes again, least first
@@ -43,19 +44,21 @@ def search(run: Run, topology: Topology, ask: Ask, say: Callable[[str], None]) -
     """
     if not isinstance(run, DenoiserRun) or ask.what != "train":
         raise bad("--search", f"--what {ask.what} of {run.task}", "the training of a denoiser")
-    run, mesh, content = prepare(run, topology, ask)
-    assert isinstance(run, DenoiserRun) and content is not None
+    placed, mesh, content = prepare(run, topology, ask)
+    assert isinstance(placed, DenoiserRun) and content is not None
+    base: DenoiserRun = placed
+    rows_hold: RowContent = content
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
 
     def compile_one(policy: str, rows: int) -> Summary:
         task = dataclasses.replace(
-            run.denoising, dit=dataclasses.replace(run.denoising.dit, remat=policy)
+            base.denoising, dit=dataclasses.replace(base.denoising.dit, remat=policy)
         )
         plan = dataclasses.replace(
-            run.plan, rows_per_step=rows * ways * run.run.micro_steps, group_rows=1
+            base.plan, rows_per_step=rows * ways * base.run.micro_steps, group_rows=1
         )
-        changed = dataclasses.replace(run, denoising=task, plan=plan)
-        held = dataclasses.replace(content, plan=plan)
+        changed = dataclasses.replace(base, denoising=task, plan=plan)
+        held = dataclasses.replace(rows_hold, plan=plan)
         job = make_job(changed, mesh, held, ask)
         found = compile_job(job, changed, mesh, topology, ask, held)
         word = "left" if found.fits else "too much"
