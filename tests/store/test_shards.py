@@ -20,7 +20,9 @@ from vidsim.data.geometry import Pieces
 from vidsim.data.pipeline import make_plan, packed_batches
 from vidsim.data.plan import PlanConfig
 from vidsim.store import cache_format, shards
-from vidsim.store.shards import CacheMeta, CacheWriter, Captions, LatentCache
+from vidsim.store.cache_format import CacheMeta, Captions
+from vidsim.store.shard_writer import CacheWriter
+from vidsim.store.shards import LatentCache
 
 META = CacheMeta(
     vae_hash="aaaa", vae="tiny VAE", geometry={"max_frames": 5}, geometry_hash="gggg",
@@ -247,7 +249,7 @@ def test_a_mount_that_does_not_answer_is_given_up(tmp_path, source, monkeypatch)
 
 
 def test_refuses_a_disk_that_is_too_small_before_writing(tmp_path, source, monkeypatch):
-    monkeypatch.setattr(shards.shutil, "disk_usage", lambda p: shutil._ntuple_diskusage(9, 8, 1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda p: shutil._ntuple_diskusage(9, 8, 1000))
     with pytest.raises(BadInput, match=r"needs 0.00 GB; 0.00 GB are free; free space"):
         writer_of(tmp_path / "new", source)
     assert list((tmp_path / "new").iterdir()) == []

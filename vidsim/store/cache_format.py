@@ -315,3 +315,16 @@ def _write_table(path: pathlib.Path, table: pa.Table) -> None:
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
     write_atomic(path, buffer.getvalue())
+
+
+def incomplete(
+    folder: pathlib.Path, numbers: range, shards: int, pieces: int, captions: int
+) -> list[int]:
+    """Those of some shards whose files are missing or do not hold their share of the records."""
+    files = (("latents", pieces), ("text", captions))
+
+    def whole(name: str, total: int, shard: int) -> bool:
+        low, high = share(total, shard, shards)
+        return is_whole(shard_path(folder, name, shard, shards), high - low)
+
+    return [k for k in numbers if not all(whole(name, total, k) for name, total in files)]

@@ -16,7 +16,9 @@ from vidsim.data.index import ClipIndex
 from vidsim.data.tokenizer import Tokenizer, frequent_words
 from vidsim.models.codec import CodecConfig, encode_clips, encode_midstream
 from vidsim.models.vae import Tree, Vae
-from vidsim.store.shards import CacheMeta, CacheWriter, Captions, LatentCache
+from vidsim.store.cache_format import CacheMeta, Captions
+from vidsim.store.shard_writer import CacheWriter
+from vidsim.store.shards import LatentCache
 
 Progress = Callable[[int, int], None]
 
