@@ -67,7 +67,7 @@ _DEEP = _shapes("2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8 8x8x16 8x16x16 
 # v5p    https://docs.cloud.google.com/tpu/docs/v5p
 # v6e    https://docs.cloud.google.com/tpu/docs/v6e
 # tpu7x  https://docs.cloud.google.com/tpu/docs/tpu7x (the Ironwood generation)
-# `usable_bytes` is what libtpu 0.0.42.1 says when it refuses a program ("Used ... of ... hbm").
+# `usable_bytes` is what libtpu 0.0.42.1 says when it refuses a program ("exceeds available HBM").
 CHIPS: dict[str, Chip] = {
     chip.name: chip
     for chip in (
