@@ -25,6 +25,7 @@ from vidsim.eval.suites.capabilities_cases import (
     trivial,
 )
 from vidsim.eval.suites.capabilities_edit import EditRows, edit_rows
+from vidsim.eval.suites.capabilities_long import LongRows, long_rows
 from vidsim.eval.suites.capabilities_score import CHECKS, judge, skill
 from vidsim.generate.extend import animate, extend
 from vidsim.generate.join import join
@@ -37,6 +38,7 @@ from vidsim.worlds.base import World, from_spec
 
 Progress = Callable[[str, int, int], None]
 Marks = dict[str, list[dict[str, float]]]
+MORE = ("edit", "long")  # tasks with rows of their own
 NEEDS = {"animate": "animate", "forward": "extend forward", "backward": "extend backward",
          "join": "join", "loop": "join"}  # fmt: skip
 
@@ -45,7 +47,7 @@ NEEDS = {"animate": "animate", "forward": "extend forward", "backward": "extend 
 class CapabilitiesSuite:
     """Which tasks, on which clips, how they are sampled.
 
-    tasks      of TASKS, and "edit"
+    tasks      of TASKS, and "edit", and "long" (minutes of sampling: not among the default ones)
     clips      of each task
     world      specification of the held-out world; one object
     training   specification of the world that the trivial clips come from
@@ -53,6 +55,7 @@ class CapabilitiesSuite:
     size       (height, width) in pixels
     frames     of a whole clip
     strengths  of edits, one row each
+    long_clips, long_s, long_fps   long videos: how many, their seconds, frames a second
     seed       of the first clip's noise; the others follow
     shown      clips of each task kept to look at
     sampler    how clips are made
@@ -66,15 +69,18 @@ class CapabilitiesSuite:
     size: tuple[int, int] = (64, 64)
     frames: int = 17
     strengths: tuple[float, ...] = (0.3, 0.5, 0.7, 0.85)
+    long_clips: int = 8
+    long_s: float = 60.0
+    long_fps: float = 8.0
     seed: int = 0
     shown: int = 4
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
 
     def __post_init__(self) -> None:
         for task in self.tasks:
-            if task not in (*TASKS, "edit"):
-                raise bad("suite capabilities", f"task {task!r}", nearest(task, (*TASKS, "edit")))
-        if min(self.clips, self.library) < 1 or self.shown < 0:
+            if task not in (*TASKS, *MORE):
+                raise bad("suite capabilities", f"task {task!r}", nearest(task, (*TASKS, *MORE)))
+        if min(self.clips, self.library, self.long_clips) < 1 or self.shown < 0:
             raise bad("suite capabilities", f"{self.clips} clips, library of {self.library}",
                       "at least 1")  # fmt: skip
 
@@ -87,7 +93,7 @@ def run(model: Model, suite: CapabilitiesSuite, progress: Progress | None = None
     scores: list[Score] = []
     samples: list[Sample] = []
     clips: list[dict[str, Any]] = []
-    tasks = [task for task in suite.tasks if task != "edit"]
+    tasks = [task for task in suite.tasks if task not in MORE]
     for task in tasks:
         require_training(model, NEEDS[task], "suite capabilities")
     library = make_library(from_spec(suite.training), suite.library, suite.size, suite.frames)
@@ -98,11 +104,13 @@ def run(model: Model, suite: CapabilitiesSuite, progress: Progress | None = None
         scores += task_scores(task, marks)
         samples += _samples(task, cases, videos, marks, suite)
         clips += outcome_rows(marks, cases)
-    if "edit" in suite.tasks:
-        edits: EditRows = edit_rows(model, world, suite, progress)
-        scores += edits.scores
-        samples += edits.samples
-        clips += edits.clips
+    more: dict[str, Callable[..., EditRows | LongRows]] = {"edit": edit_rows, "long": long_rows}
+    for task in MORE:
+        if task in suite.tasks:
+            found = more[task](model, world, suite, progress)
+            scores += found.scores
+            samples += found.samples
+            clips += found.clips
     return SuiteResult(
         "capabilities",
         "One model, every capability",

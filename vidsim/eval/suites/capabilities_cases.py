@@ -11,7 +11,10 @@ from vidsim.eval.suites.capabilities_score import Span, cross_fade, path, true_t
 from vidsim.worlds.base import ClipInfo, World
 
 TASKS = ("animate", "forward", "backward", "join", "loop")
-MOVES = 0.15  # short sides that the object must travel over the new frames
+# Short sides that the object must travel over the new frames, and the speed of the scenes. Between
+# two given ends it must leave its own place, or a cross-fade shows no ghost.
+MOVES = {"animate": 0.15, "forward": 0.15, "backward": 0.15, "join": 0.3, "loop": 0.3}
+SPEED = {"animate": "slow", "forward": "slow", "backward": "slow", "join": "fast", "loop": "fast"}
 LOOKED_AT = 50  # scenes drawn for each that is taken, before giving up
 
 
@@ -91,7 +94,7 @@ def make_case(task: str, world: World, info: ClipInfo, stride: int) -> Case | No
         order = [*range(back + 2), *range(back, 0, -1)]
         video, track, new = video[order], track[order], (back + 2, len(order))
     first, end = max(new[0] - 1, 0), min(new[1] + 1, len(video))
-    if path(track[first:end]) < MOVES * min(info.height, info.width):
+    if path(track[first:end]) < MOVES[task] * min(info.height, info.width):
         return None
     return Case(task, video, new, track, info)
 
@@ -102,7 +105,9 @@ def draw_cases(
     """The first `count` cases of a world. Raises BadInput when it does not have so many."""
     cases: list[Case] = []
     for i in range(count * LOOKED_AT):
-        info = world.scene_for(i, height=size[0], width=size[1], num_frames=frames, speed="slow")
+        info = world.scene_for(
+            i, height=size[0], width=size[1], num_frames=frames, speed=SPEED[task]
+        )
         case = make_case(task, world, info, stride)
         if case is not None:
             cases.append(case)

@@ -13,6 +13,7 @@ import numpy as np
 
 from vidsim.worlds.base import World
 from vidsim.worlds.shapes.scene import positions
+from vidsim.worlds.shapes.vocabulary import AREA
 
 Span = tuple[int, int]
 CHECKS = ("object", "background", "motion", "direction", "continuity")
@@ -22,20 +23,25 @@ CHECKS = ("object", "background", "motion", "direction", "continuity")
 class Bars:
     """When a condition holds.
 
-    object      share of the looked-at new frames that show one object of the true colour
+    object      share of the looked-at new frames that show one object of the true colour and size
+    area        its area over the true one, from and to: two ghosts that touch are larger than one
     looked      new frames looked at one by one, evenly spread
     motion      path of the object over the true path
     angle_deg   between the object's way and the true one
     step        longest step between neighbouring frames, over the longest true step ...
     slack       ... or in short sides of the frame, whichever is more
+    jump        longest way between two looked-at frames, over the way through all of them: an
+                object that fades out here and in there goes all of it at once
     """
 
-    object: float = 0.75
-    looked: int = 4
+    object: float = 0.85
+    area: tuple[float, float] = (0.6, 1.35)
+    looked: int = 5
     motion: float = 0.5
     angle_deg: float = 45.0
     step: float = 3.0
     slack: float = 0.12
+    jump: float = 0.45
 
 
 def judge(
@@ -60,14 +66,16 @@ def judge(
     true = track_T2[first:end]
     short = min(video_THWC.shape[1:3])
     mine = [one for one in reading.objects if one.colour == thing["colour"]]
+    share, places = presence(world, video_THWC, thing, new, bars)
     track = mine[0].track_T2 if mine else np.full((len(seen), 2), np.nan)
     marks = {
-        "object": float(_presence(world, video_THWC, thing, new, bars) >= bars.object),
+        "object": float(share >= bars.object),
         "background": float(reading.tint == truth["background"]["tint"]),
         "motion": float(path(track) >= bars.motion * path(true)),
         "direction": float(_angle_deg(track, true) <= bars.angle_deg),
         "continuity": float(
             longest_step(track) <= max(bars.step * longest_step(true), bars.slack * short)
+            and jump(places) <= bars.jump
         ),
     }
     return marks | {"joint": float(all(marks.values()))}
@@ -106,16 +114,34 @@ def _angle_deg(track: np.ndarray, true: np.ndarray) -> float:
     return math.degrees(math.acos(float(np.clip(ours @ theirs / norm, -1, 1))))
 
 
-def _presence(
+def presence(
     world: World, video: np.ndarray, thing: Mapping[str, Any], new: Span, bars: Bars
-) -> float:
-    """Share of the looked-at new frames with one object, of the true colour."""
+) -> tuple[float, np.ndarray]:
+    """Looks at some new frames one by one, each as a picture of its own.
+
+    thing    the true object
+    Returns  the share with one object, of the true colour and size; its centres float64 [looked,2]
+             in pixels, NaN where there is none of its colour
+    """
     chosen = np.unique(np.linspace(new[0], new[1] - 1, bars.looked).round().astype(int))
-    right = 0
-    for t in chosen:
+    true = AREA[thing["shape"]] * thing["half_extent"] ** 2 / (video.shape[1] * video.shape[2])
+    right, places = 0, np.full((len(chosen), 2), np.nan)
+    for k, t in enumerate(chosen):
         reading = world.parse(video[t : t + 1])
-        right += reading.count == 1 and reading.objects[0].colour == thing["colour"]
-    return right / len(chosen)
+        mine = [one for one in reading.objects if one.colour == thing["colour"]]
+        places[k] = mine[0].track_T2[0] if mine else np.nan
+        if reading.count == 1 and mine:
+            right += bars.area[0] <= mine[0].area / true <= bars.area[1]
+    return right / len(chosen), places
+
+
+def jump(places_K2: np.ndarray) -> float:
+    """The longest way between two neighbouring places over the way through all of them, 0..1."""
+    seen = places_K2[np.isfinite(places_K2[:, 0])]
+    if len(seen) < 2:
+        return 1.0
+    ways = np.hypot(*np.diff(seen, axis=0).T)
+    return float(ways.max() / ways.sum()) if ways.sum() > 0 else 1.0
 
 
 def cross_fade(start_HWC: np.ndarray, end_HWC: np.ndarray, count: int) -> np.ndarray:
@@ -125,7 +151,9 @@ def cross_fade(start_HWC: np.ndarray, end_HWC: np.ndarray, count: int) -> np.nda
     return np.rint(mixed).astype(np.uint8)
 
 
-def skill(model: Sequence[float], trivial: Mapping[str, Sequence[float]], truth: Sequence[float]):
+def skill(
+    model: Sequence[float], trivial: Mapping[str, Sequence[float]], truth: Sequence[float]
+) -> tuple[float, str]:
     """(skill, name of the best trivial one): (model - best trivial) / (truth - best trivial).
 
     NaN where the truth is not above the best trivial one: such a score measures nothing.

@@ -1,0 +1,146 @@
+"""The joint score: the truth has it, what costs nothing does not."""
+
+import numpy as np
+import pytest
+
+from tests.generate.tiny_generator import make_model
+from vidsim.core.errors import BadInput
+from vidsim.eval.suites import capabilities
+from vidsim.eval.suites.capabilities import CapabilitiesSuite, judge_all, task_scores
+from vidsim.eval.suites.capabilities_cases import TASKS, draw_cases, make_library, spans
+from vidsim.eval.suites.capabilities_edit import judge_edit, other_background
+from vidsim.eval.suites.capabilities_long import judge_window, long_scores, windows_of
+from vidsim.eval.suites.capabilities_score import Bars, cross_fade, longest_step, path, skill
+from vidsim.worlds.base import from_spec
+
+WORLD = from_spec("shapes?split=heldout&seed=3&objects=1")
+TRAINING = from_spec("shapes?split=train&seed=0&objects=1")
+SIZE, FRAMES, STRIDE = (64, 64), 17, 4
+TRIVIAL = ("frozen frame", "nearest training clip", "mean clip", "cross-fade")
+
+
+@pytest.fixture(scope="module")
+def library():
+    return make_library(TRAINING, 24, SIZE, FRAMES)
+
+
+@pytest.mark.parametrize(
+    ("task", "clips"),
+    [*((task, 3) for task in TASKS),
+     *(pytest.param(task, 24, marks=pytest.mark.slow) for task in TASKS)],
+)  # fmt: skip
+def test_truth_has_skill_one_and_every_trivial_clip_none(task, clips, library):
+    """Each trivial clip, judged in the model's place, at most 0.05; the truth at least 0.95."""
+    cases = draw_cases(task, WORLD, clips, SIZE, FRAMES, STRIDE)
+    marks, videos = judge_all(WORLD, cases, None, library)
+    joint = {name: [row["joint"] for row in rows] for name, rows in marks.items()}
+    truth = joint.pop("truth")
+    assert set(joint) == set(TRIVIAL)
+    assert np.mean(truth) >= 0.95, [row for row in marks["truth"] if not row["joint"]]
+    for name, values in joint.items():
+        assert np.mean(values) <= 0.05, name
+        others = {k: v for k, v in joint.items() if k != name} or joint
+        assert skill(values, others, truth)[0] <= 0.05, name
+    assert skill(truth, joint, truth)[0] == 1.0
+    for clips in videos.values():
+        for case, clip in zip(cases, clips, strict=True):
+            assert clip.shape == case.truth_THWC.shape
+            for part in (slice(0, case.new[0]), slice(case.new[1], None)):
+                assert np.array_equal(clip[part], case.truth_THWC[part]), "given frames stay"
+
+
+def test_loops_return_to_their_start():
+    for case in draw_cases("loop", WORLD, 4, SIZE, FRAMES, STRIDE):
+        assert (case.new[1] - case.new[0]) % STRIDE == 0 and case.new[1] == len(case.truth_THWC)
+        wrap = np.hypot(*(case.track_T2[0] - case.track_T2[-1]))
+        assert wrap == pytest.approx(longest_step(case.track_T2), rel=0.01)
+
+
+@pytest.mark.parametrize("frames", [9, 17, 33])
+def test_new_frames_are_what_a_model_can_make(frames):
+    for task in ("animate", "forward", "backward", "join"):
+        first, end = spans(task, frames, 4)
+        assert 0 <= first < end <= frames
+        if task in ("animate", "forward", "join"):
+            assert (first - 1) % 4 == 0, "the frames before fill whole latents"
+        if task in ("backward", "join"):
+            assert (frames - end) % 4 == 0 and frames > end
+
+
+def test_scores_of_a_model_that_answers_the_truth_and_of_one_that_freezes(library):
+    cases = draw_cases("forward", WORLD, 2, SIZE, FRAMES, STRIDE)
+    marks, _ = judge_all(WORLD, cases, [c.truth_THWC for c in cases], library)
+    rows = {row.metric: row for row in task_scores("forward", marks)}
+    assert rows["capabilities/forward"].value == rows["capabilities/forward"].floor
+    assert rows["capabilities/forward_skill"].value == 1.0
+    assert set(rows["capabilities/forward"].baselines) == set(TRIVIAL)
+    frozen = dict(marks, model=marks["frozen frame"])
+    rows = {row.metric: row for row in task_scores("forward", frozen)}
+    assert rows["capabilities/forward_skill"].value <= 0.0
+    assert rows["capabilities/forward/background"].value > 0.8, "it is right in what is easy"
+
+
+def test_skill_is_a_line_through_the_best_trivial_and_the_truth():
+    trivial = {"a": [0.0, 0.2], "b": [0.3, 0.1]}
+    value, best = skill([0.6, 0.6], trivial, [1.0, 1.0])
+    assert best == "b" and value == pytest.approx((0.6 - 0.2) / (1.0 - 0.2))
+    assert np.isnan(skill([0.5], {"a": [1.0]}, [1.0])[0])
+
+
+def test_paths_and_steps_skip_frames_without_the_object():
+    track = np.array([[0, 0], [0, 3], [np.nan, np.nan], [4, 3], [4, 5]], float)
+    assert path(track) == pytest.approx(3 + 4 + 2) and longest_step(track) == 3.0
+    assert longest_step(np.full((4, 2), np.nan)) == np.inf
+
+
+def test_cross_fade_is_between_its_ends():
+    made = cross_fade(np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 3), 200, np.uint8), 3)
+    assert made[:, 0, 0, 0].tolist() == [50, 100, 150]
+
+
+def test_edits_count_only_when_the_target_is_there_and_the_rest_stays():
+    case = draw_cases("animate", WORLD, 1, SIZE, FRAMES, STRIDE)[0]
+    prompt, tint = other_background(case, 0)
+    old = case.info.truth["background"]["tint"]
+    assert tint in prompt and tint != old and old not in prompt
+    assert judge_edit(WORLD, case.truth_THWC, case, tint)["joint"] == 0.0
+    truth = case.info.truth
+    new = WORLD.render({**truth, "background": {**truth["background"], "tint": tint}})
+    assert judge_edit(WORLD, new, case, tint)["joint"] == 1.0
+    frozen = np.repeat(new[:1], FRAMES, 0)
+    assert judge_edit(WORLD, frozen, case, tint)["kept"] == 0.0 or path(case.track_T2) < 20
+
+
+def test_a_long_window_counts_only_with_its_object_alive_and_moving():
+    case = next(c for c in draw_cases("animate", WORLD, 8, SIZE, 33, STRIDE) if c.info.fps >= 12)
+    there = case.truth_THWC
+    video = np.concatenate([there, there[-2:0:-1], there[:24]])  # to and fro
+    fps = case.info.fps
+    marks = judge_window(WORLD, video[:40], case.info, fps, Bars())
+    assert marks == {"object": 1.0, "background": 1.0, "motion": 1.0, "joint": 1.0}
+    frozen = judge_window(WORLD, np.repeat(there[:1], 40, 0), case.info, fps, Bars())
+    assert frozen["object"] == 1.0 and frozen["motion"] == 0.0 and frozen["joint"] == 0.0
+    empty = np.broadcast_to(there.mean((0, 1, 2)).astype(np.uint8), (40, *SIZE, 3))
+    assert judge_window(WORLD, empty, case.info, fps, Bars())["joint"] == 0.0
+
+
+def test_windows_of_five_seconds_cover_the_video_once():
+    video = np.arange(481, dtype=np.int64)[:, None, None, None]
+    parts = windows_of(video, 8.0)
+    assert [len(p) for p in parts] == [40] * 11 + [41]
+    assert np.array_equal(np.concatenate(parts), video)
+    rows = [[{"joint": j, "object": 1.0, "background": 1.0, "motion": j} for j in joint]
+            for joint in ([1, 1, 1, 0, 0.5], [1, 0, 1, 1, 0])]  # fmt: skip
+    found = {row.metric: row.value for row in long_scores("long", rows, 0.0)}
+    assert found["capabilities/long/first_10s"] == pytest.approx((1.0 + 0.5) / 2)
+    assert found["capabilities/long/last_10s"] == pytest.approx((0.25 + 0.5) / 2)
+    assert found["capabilities/long/last_over_first"] == pytest.approx(0.375 / 0.75)
+
+
+def test_bad_settings_are_refused():
+    with pytest.raises(BadInput, match="task 'animat'; did you mean 'animate'"):
+        CapabilitiesSuite(tasks=("animat",))
+    with pytest.raises(BadInput, match="at least 1"):
+        CapabilitiesSuite(clips=0)
+    with pytest.raises(BadInput, match="tokens"):
+        capabilities.run(make_model(), CapabilitiesSuite(clips=1, library=1, size=(128, 128)))
