@@ -23,6 +23,7 @@ def get_config(variant: str = "") -> dict:
         config,
         [
             "plan.row_tokens=1024",
+            "plan.row_text=1024",
             "plan.rows_per_step=4",
             "plan.group_rows=1",
             "plan.pool_rows=8",
