@@ -351,3 +351,9 @@ def test_a_place_is_a_share_of_the_frame_whatever_its_size():
     np.testing.assert_allclose(place, want, atol=1e-7)
     with pytest.raises(BadInput, match="grid"):
         DiT(CFG)._place(position, None, segment)
+
+
+def test_without_place_embedding_it_has_no_weight():
+    plain = DiT(dataclasses.replace(CFG, place_embedding=False))
+    paths = flatten(jax.eval_shape(plain.init, jax.random.key(0)))
+    assert not [path for path in paths if "place" in path]

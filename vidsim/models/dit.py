@@ -297,7 +297,7 @@ class DiT:
             (
                 Inputs(cfg),
                 (f32(1, 1, cfg.patch_width), f32(1, 1, cfg.text_width), f32(1, 1), ids, f32(1, 1),
-                 f32(1, 1, 2), f32(1, 1, 2), ids),
+                 f32(1, 1, 2), f32(1, 1, 2) if cfg.place_embedding else None, ids),
             ),
             (Block(cfg), (act(1, 1, d), context)),
             (Head(cfg), (act(1, 1, d), f32(1, 1, d), ids)),
