@@ -15,6 +15,7 @@ TASKS = ("animate", "forward", "backward", "join", "loop")
 # two given ends it must leave its own place, or a cross-fade shows no ghost.
 MOVES = {"animate": 0.15, "forward": 0.15, "backward": 0.15, "join": 0.3, "loop": 0.3}
 SPEED = {"animate": "slow", "forward": "slow", "backward": "slow", "join": "fast", "loop": "fast"}
+LASTING = 17  # frames of a clip in which slow objects travel far enough
 LOOKED_AT = 50  # scenes drawn for each that is taken, before giving up
 
 
@@ -104,10 +105,9 @@ def draw_cases(
 ) -> list[Case]:
     """The first `count` cases of a world. Raises BadInput when it does not have so many."""
     cases: list[Case] = []
+    speed = SPEED[task] if frames >= LASTING else "fast"  # a short clip sees little of a slow way
     for i in range(count * LOOKED_AT):
-        info = world.scene_for(
-            i, height=size[0], width=size[1], num_frames=frames, speed=SPEED[task]
-        )
+        info = world.scene_for(i, height=size[0], width=size[1], num_frames=frames, speed=speed)
         case = make_case(task, world, info, stride)
         if case is not None:
             cases.append(case)

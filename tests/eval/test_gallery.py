@@ -1,0 +1,49 @@
+"""The gallery and the suite run whole on a random model: every capability, one page."""
+
+import dataclasses
+
+import pytest
+
+from tests.generate.tiny_generator import make_model
+from vidsim.diffusion.guidance import GuidanceConfig
+from vidsim.eval.gallery import EXAMPLES, GalleryConfig, gallery
+from vidsim.eval.result import save_result
+from vidsim.eval.runner import write_report
+from vidsim.eval.suites import capabilities
+from vidsim.generate.sample import SamplerConfig
+
+QUICK = SamplerConfig("euler", 1, GuidanceConfig(1.0), max_rows=1)
+
+
+@pytest.fixture(scope="module")
+def model():
+    made = make_model()
+    limits = dataclasses.replace(made.limits, tokens=511, text=600)  # odd: never halved
+    return dataclasses.replace(made, limits=limits)
+
+
+@pytest.mark.slow
+def test_the_gallery_shows_every_capability_on_one_page(model, tmp_path):
+    config = GalleryConfig(size=(48, 48), frames=9, long_s=2.0, sampler=QUICK)
+    result = gallery(model, config)
+    assert {sample.group for sample in result.samples} == {group for _, group in EXAMPLES}
+    saved = save_result(tmp_path / "g", result, {})
+    page = write_report(tmp_path / "g" / "report.html", "gallery", "", [saved]).read_text()
+    assert page.count("<video") >= sum(len(s.views) for s in result.samples) - 4  # stills are <img>
+    assert "http://" not in page.replace("http://www.w3.org", "") and "<script" not in page
+
+
+@pytest.mark.slow
+def test_the_whole_suite_runs_on_a_random_model(model):
+    suite = capabilities.CapabilitiesSuite(
+        tasks=(*capabilities.TASKS, "edit", "long"), clips=2, library=3, size=(48, 48), frames=9,
+        strengths=(0.5,), long_clips=1, long_s=10.0, shown=1, sampler=QUICK,
+    )  # fmt: skip
+    events = []
+    result = capabilities.run(model, suite, lambda *event: events.append(event))
+    rows = {score.metric: score for score in result.scores}
+    for task in capabilities.TASKS:
+        assert rows[f"capabilities/{task}"].n == 2
+        assert rows[f"capabilities/{task}_skill"].value <= 0.0, "noise has no skill"
+    assert "capabilities/edit/joint/0.5" in rows and "capabilities/one_clip" in rows
+    assert all(done <= of for _, done, of in events)
