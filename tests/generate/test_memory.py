@@ -49,7 +49,7 @@ def test_denoiser_estimate_is_within_the_stated_factor_of_the_compiled_program()
     batch = {
         "patch_segment": jnp.ones((R, N), jnp.int32), "action": jnp.zeros((R, N), jnp.int32),
         "patch_position": jnp.zeros((R, N, 3), jnp.int32), "fps": jnp.ones((R, 6)),
-        "size": jnp.ones((R, 6, 2), jnp.int32),
+        "size": jnp.ones((R, 6, 2), jnp.int32), "grid": jnp.ones((R, 6, 3), jnp.int32),
     }  # fmt: skip
     text = {
         "text": jnp.zeros((2 * R, 64, 16)), "text_segment": jnp.ones((2 * R, 64), jnp.int32),

@@ -115,6 +115,7 @@ def denoise_bytes(model: Model, rows: int, limits: RowLimits, config: SamplerCon
     batch = {
         "patch_segment": shape(R, N, dtype=i32), "patch_position": shape(R, N, 3, dtype=i32),
         "action": shape(R, N, dtype=i32), "fps": shape(R, S), "size": shape(R, S, 2, dtype=i32),
+        "grid": shape(R, S, 3, dtype=i32),
     }  # fmt: skip
     width, twice = task.cfg.dit.text_width, 2 if config.guidance.needed else 1
     text = {
