@@ -4,9 +4,12 @@ import contextlib
 import dataclasses
 import json
 
+import jax
 import pytest
 
+from vidsim import runs
 from vidsim.cli.progress import counter, stages
+from vidsim.parallel.mesh import build_mesh
 from vidsim.scaling import compute
 from vidsim.scaling.families import Shape, debug_family, family
 from vidsim.scaling.measure import Protocol
@@ -33,6 +36,8 @@ def comparison(base_flops=1.5e9):
 @pytest.mark.slow
 def test_a_comparison_from_nothing_to_its_page_and_the_same_command_again(tmp_path, monkeypatch):
     monkeypatch.setattr(compute, "MIN_STEPS", 2)
+    one = jax.devices()[:1]  # steps of one row do not split over the devices of the tests
+    monkeypatch.setattr(runs, "build_mesh", lambda parallel: build_mesh(parallel, one))
     said: list[str] = []
     page = run_comparison(comparison(), TINY, tmp_path / "run", said.append, counter, stages)
     assert page == tmp_path / "run" / "report.html"
