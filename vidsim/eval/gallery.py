@@ -156,7 +156,7 @@ def _join(scene: Scene) -> Example:
     a, b = scene.clip(0)[:half], scene.clip(2)[half:]
     request = scene.request(0)
     (made,) = join(scene.model, a, b, [request], gap, scene.config.sampler)
-    yield "join", f"{scene.cases[0].prompt} → {scene.cases[2].prompt}", made.fps, [
+    yield "join", f"{scene.cases[0].prompt}, then {scene.cases[2].prompt}", made.fps, [
         View(a, "first"), View(b, "second"), _view(made, "joined")
     ]  # fmt: skip
 
@@ -165,7 +165,7 @@ def _blend(scene: Scene) -> Example:
     frames, other = scene.config.frames, scene.cases[2].prompt
     request = scene.request(0, frames)
     (made,) = blend_prompts(scene.model, [request], other, scene.config.sampler)
-    title = f"{request.prompt} → {other}"
+    title = f"{request.prompt}, then {other}"
     yield "blend of prompts", title, made.fps, [_view(made)]
     (both,) = blend_clips(scene.model, scene.clip(0), scene.clip(2), [request], other, 0.7,
                           scene.config.sampler)  # fmt: skip
