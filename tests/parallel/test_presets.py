@@ -27,8 +27,9 @@ from vidsim.train.program import Program
 from vidsim.train.state import TrainState, init_state
 
 ROWS, TOKENS, TEXT, WIDTH, MLP = 88, 28, 12, 32, 64
+SLOTS = 5  # of a row; 5 slots or 6 levels times the rows of a device are no other size
 MODEL = DiTConfig(
-    patch_width=4, text_width=16, width=WIDTH, heads=4, mlp_width=MLP, layers=2, freq_width=8
+    patch_width=6, text_width=16, width=WIDTH, heads=4, mlp_width=MLP, layers=2, freq_width=8
 )
 LR, B1 = 1e-2, 0.9
 # A smooth first step (eps above most gradients), whose first moment holds the gradient itself.
@@ -74,7 +75,7 @@ def host_batch():
     clips = [TinyClip(i + 1, (2 + i % 2, 2, 2 + i % 3), "red") for i in range(ROWS + 22)]
     layout = [[i] + ([ROWS + i // 4] if i % 4 == 0 else []) for i in range(ROWS)]
     small = [dataclasses.replace(c, grid=(1, 2, 2), caption="go") for c in clips[ROWS:]]
-    batch = pack_all(clips[:ROWS] + small, layout, MODEL.patch_width, N=TOKENS, M=TEXT, S=3)
+    batch = pack_all(clips[:ROWS] + small, layout, MODEL.patch_width, N=TOKENS, M=TEXT, S=SLOTS)
     ids = batch.pop("text_ids")
     text = np.random.default_rng(0).normal(size=(*ids.shape, MODEL.text_width))
     return {k: np.asarray(v) for k, v in batch.items()} | {"text": text.astype(np.float32)}
@@ -137,7 +138,10 @@ def excesses(name, text):
     rows, tokens = ROWS // (data * fsdp), TOKENS // context
     block = count(jax.tree.map(lambda x: x[0], scattered(task())["dit"]["blocks"]))
     # keys and values of a row's tokens meet all of its queries: what attention exchanges
-    room = max(block, rows * TOKENS * WIDTH // tensor if context > 1 else 0)
+    exchanged = rows * TOKENS * WIDTH // tensor if context > 1 else 0
+    # six vectors for each level, which every block reads whole
+    levels = rows * (SLOTS + 1) * 6 * WIDTH if tensor > 1 else 0
+    room = max(block, exchanged, levels)
     found = [f"gather {r.dims} at {r.source}" for r in gathered(text) if r.size > room]
     if data * fsdp > 1:
         whole = {ROWS, ROWS * tokens, ROWS * TOKENS, ROWS * TEXT}
