@@ -140,7 +140,7 @@ def excesses(name, text):
     # keys and values of a row's tokens meet all of its queries: what attention exchanges
     exchanged = rows * TOKENS * WIDTH // tensor if context > 1 else 0
     # six vectors for each level, which every block reads whole
-    levels = rows * (SLOTS + 1) * 6 * WIDTH if tensor > 1 else 0
+    levels = rows * (SLOTS + 1) * 6 * WIDTH
     room = max(block, exchanged, levels)
     found = [f"gather {r.dims} at {r.source}" for r in gathered(text) if r.size > room]
     if data * fsdp > 1:
