@@ -6,7 +6,7 @@ Command   vidsim encode --vae runs/own/vae --index videos/index.parquet --out ru
               data.cache=runs/own/latents
 Hardware  2 CPU cores, 4 GiB
 Cost      about 20 minutes
-Reaches   8 of 8 captions by nearest neighbour (vidsim eval --suite retrieval)
+Target    8 of 8 captions by nearest neighbour, not measured (eval --suite retrieval)
 Variants  :debug, a few steps
 """
 

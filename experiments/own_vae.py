@@ -5,7 +5,7 @@ Command   vidsim train --config=experiments/own_vae.py --workdir runs/own/vae \
               data.index=videos/index.parquet
 Hardware  2 CPU cores, 4 GiB
 Cost      about 10 minutes
-Reaches   26 dB on later frames of a handful of clips of about 96 pixels (vidsim eval --suite vae)
+Target    26 dB on later frames of clips of about 96 pixels, not measured (eval --suite vae)
 Variants  :debug, a few steps
 """
 

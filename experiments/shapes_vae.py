@@ -5,7 +5,7 @@ Command   vidsim index 'world:shapes?size=9000&max_objects=2' --out runs/shapes/
           vidsim train --config=experiments/shapes_vae.py --workdir runs/shapes/vae
 Hardware  2 CPU cores, 4 GiB
 Cost      about 4 minutes
-Reaches   30 dB PSNR on held-out clips (vidsim eval --suite vae)
+Target    30 dB PSNR on held-out clips (vidsim eval --suite vae)
 Variants  :debug, a few steps
 """
 
