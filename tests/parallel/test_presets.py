@@ -50,7 +50,7 @@ PRESETS = {
     "fsdp_context": ParallelConfig("fsdp_context", context=2),
     "slices": ParallelConfig("fsdp", slices=2),
 }
-QUICK = ("fsdp", "fsdp_context_tensor")
+QUICK = ("fsdp_context_tensor",)
 
 
 class Done(NamedTuple):

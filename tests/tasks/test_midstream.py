@@ -147,6 +147,7 @@ def test_a_trained_window_is_a_sampled_window():
     assert trained["grid"][0, 0].tolist() == sampled["grid"][0, 0].tolist()
 
 
+@pytest.mark.slow
 def test_training_on_windows_counts_every_clip_and_is_finite():
     clips = some_clips()
     batch = pack_all(clips, [[0, 1, 3], [4, 5], [6, 2]], P, N=40)
