@@ -79,7 +79,8 @@ def spans(task: str, frames: int, stride: int) -> Span:
 def make_case(task: str, world: World, info: ClipInfo, stride: int) -> Case | None:
     """The case of a scene, or None when its object does not do what the task is about.
 
-    A loop's truth is its clip played there and back, which returns to its start.
+    A loop's truth is its clip played there and back, which returns to its start. In a join the
+    object's two places must not overlap, or a cross-fade is as good as a way from one to the other.
     """
     truth = info.truth
     thing = truth["objects"][0]
@@ -96,6 +97,8 @@ def make_case(task: str, world: World, info: ClipInfo, stride: int) -> Case | No
         video, track, new = video[order], track[order], (back + 2, len(order))
     first, end = max(new[0] - 1, 0), min(new[1] + 1, len(video))
     if path(track[first:end]) < MOVES[task] * min(info.height, info.width):
+        return None
+    if task == "join" and np.hypot(*(track[end - 1] - track[first])) < 2 * thing["half_extent"]:
         return None
     return Case(task, video, new, track, info)
 
