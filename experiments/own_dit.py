@@ -1,7 +1,8 @@
 """A denoiser for a small folder of one's own videos.
 
 Purpose   learns a handful of captioned clips by heart: each caption brings back its own clip
-Command   vidsim encode --vae runs/own/vae --index videos/index.parquet --out runs/own/latents
+Command   vidsim encode --vae runs/own/vae --index videos/index.parquet --out runs/own/latents \
+              'geometry.patch=(1,1,1)'
           vidsim train --config=experiments/own_dit.py --workdir runs/own/dit \
               data.cache=runs/own/latents
 Hardware  2 CPU cores, 4 GiB

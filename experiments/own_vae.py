@@ -1,6 +1,6 @@
 """An autoencoder for a small folder of one's own videos.
 
-Purpose   4x8x8 autoencoder that starts at the principal components of the folder's own pixels
+Purpose   4x16x16 autoencoder that starts at the principal components of the folder's own pixels
 Command   vidsim train --config=experiments/own_vae.py --workdir runs/own/vae \
               data.index=videos/index.parquet
 Hardware  2 CPU cores, 4 GiB
@@ -17,10 +17,11 @@ def get_config(variant: str = "") -> dict:
     """The configuration as plain data; clips need at least 9 frames of 64x64 pixels."""
     if variant not in ("", "debug"):
         raise ValueError(f"experiments/own_vae.py: unknown variant {variant!r}; known: debug")
-    config = to_dict(vae_run("runs/own/index.parquet", 3 if variant == "debug" else 1500))
+    config = to_dict(vae_run("runs/own/index.parquet", 3 if variant == "debug" else 800))
     return override(
         config,
         [
+            "autoencoding.vae.latent_channels=256",
             "data.crops.canvases=((9, 64, 64), (1, 64, 64))",
             "data.crops.batch_size=8",
             "data.crops.image_batch_size=32",

@@ -2,8 +2,8 @@
 
 Purpose   a small text-conditional diffusion transformer on the latents of the shapes world
 Command   vidsim encode --vae runs/shapes/vae --index runs/shapes/train.parquet \
-              --out runs/shapes/latents geometry.max_area=0 geometry.max_frames=33 \
-              geometry.max_tokens=576 max_text=255
+              --out runs/shapes/latents 'geometry.patch=(1,1,1)' geometry.max_area=0 \
+              geometry.max_frames=33 geometry.max_tokens=576 max_text=96 words=256
           vidsim train --config=experiments/shapes_dit.py --workdir runs/shapes/dit
 Hardware  2 CPU cores, 4 GiB
 Cost      about 8 minutes

@@ -1,6 +1,6 @@
 """The quickstart's autoencoder as an experiment of its own.
 
-Purpose   a small 4x8x8 autoencoder on the shapes world; linear start, a few convolutions
+Purpose   a small 4x16x16 autoencoder on the shapes world; linear start, a few convolutions
 Command   vidsim index 'world:shapes?size=9000&max_objects=2' --out runs/shapes/train.parquet
           vidsim train --config=experiments/shapes_vae.py --workdir runs/shapes/vae
 Hardware  2 CPU cores, 4 GiB

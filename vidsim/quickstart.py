@@ -23,7 +23,7 @@ from vidsim.diffusion.times import TimeConfig
 from vidsim.eval.runner import evaluate, page_facts, show, write_report
 from vidsim.models.dit_config import DiTConfig
 from vidsim.models.text import ByteEncoderConfig
-from vidsim.models.vae import VaeConfig
+from vidsim.models.vae_presets import preset
 from vidsim.runs import (
     DenoiserRun,
     LatentData,
@@ -65,14 +65,11 @@ SAMPLER = {"solver": "euler", "steps": 16, "guidance": {"scale": 3.0}}
 
 
 def vae_run(index: str, steps: int) -> VaeRun:
-    """The autoencoder of the quickstart: 4x8x8, linear start, a few convolutions beside it."""
+    """The autoencoder of the quickstart: 4x16x16, linear start, a few convolutions beside it."""
     return VaeRun(
         data=VaeData(index, CROPS),
         autoencoding=AutoencodingConfig(
-            vae=VaeConfig(latent_channels=64, base_dim=128, dim_mult=(1,), num_res_blocks=1,
-                          decoder_res_blocks=1, space_down=(), time_down=(), patch=(4, 8, 8),
-                          middle=False, edge_kernel=1, linear=True, mid_attention=False),
-            l1=1.0, l2=1.0, kl=1e-5, start="principal",
+            vae=preset("laptop"), l1=1.0, l2=1.0, kl=1e-5, start="principal",
         ),
         run=_spec(steps, 0.98),
         optim=OptimConfig(name="muon", lr=0.01, adam_lr=0.002, warmup_steps=50),
@@ -103,12 +100,12 @@ def denoiser_run(cache: str, held_out: str | None, steps: int) -> DenoiserRun:
 
 
 def encode_config(words_from: str = "") -> EncodeConfig:
-    """Latents of whole clips; tokens of 16x16 pixels and 4 frames.
+    """Latents of whole clips; a token is a latent cell, 16x16 pixels and 4 frames.
 
     words_from  cache whose vocabulary is taken; "" reads one from the captions
     """
-    geometry = GeometryConfig(max_area=0, max_frames=33, max_tokens=576,
-                              reduced_share=0.0, decimate_share=0.1)  # fmt: skip
+    geometry = GeometryConfig(vae_stride=(4, 16, 16), patch=(1, 1, 1), max_area=0, max_frames=33,
+                              max_tokens=576, reduced_share=0.0, decimate_share=0.1)  # fmt: skip
     return EncodeConfig(geometry=geometry, max_text=96, words=256, words_from=words_from)
 
 

@@ -243,7 +243,7 @@ def test_fresh_weights_predict_zero_and_ignore_clips_and_actions():
     a = {k: jnp.asarray(v) for k, v in pack([CLIPS[:2]])[0].items()}
     x = jax.jit(apply, static_argnums=0)(CFG, params, a["patches"], a["text"], a)
     assert np.all(np.asarray(x) == 0.0)
-    for path in ("inputs/clip_out/w", "inputs/place/w", "inputs/action"):
+    for path in ("inputs/clip_out/w", "inputs/action"):
         assert np.all(np.asarray(flatten(params)[path]) == 0.0)
 
 

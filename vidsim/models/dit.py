@@ -126,7 +126,7 @@ class Inputs(nn.Module):
             x = x + per_token(self._clips(fps_RS, size_RS2), segment_RN - 1)
         if place_RN2 is not None:
             waves = _place_waves(place_RN2)
-            x = x + Linear(waves.shape[-1], d, ("time", "embed"), init="zero", name="place")(waves)
+            x = x + Linear(waves.shape[-1], d, ("time", "embed"), name="place")(waves)
         if cfg.num_actions:
             table = param(self, "action", "zero", (cfg.num_actions, d), ("table", "embed"))
             if action_RN is not None:

@@ -15,10 +15,11 @@ PRESETS: dict[str, VaeConfig] = {
         latent_channels=4, base_dim=16, dim_mult=(1, 2), num_res_blocks=1, decoder_res_blocks=1,
         space_down=(True,), time_down=(True,), patch=(2, 4, 4),
     ),
-    # the patch compresses, starting from principal components; convolutions sharpen: 4x8x8
+    # the patch compresses, starting from principal components; convolutions sharpen: 4x16x16.
+    # A token is one cell: large blocks put what is coarse into few channels of large variance.
     "laptop": VaeConfig(
-        latent_channels=64, base_dim=128, dim_mult=(1,), num_res_blocks=1, decoder_res_blocks=1,
-        space_down=(), time_down=(), patch=(4, 8, 8), middle=False, edge_kernel=1, linear=True,
+        latent_channels=208, base_dim=128, dim_mult=(1,), num_res_blocks=1, decoder_res_blocks=1,
+        space_down=(), time_down=(), patch=(4, 16, 16), middle=False, edge_kernel=1, linear=True,
         mid_attention=False,
     ),
 }  # fmt: skip

@@ -14,6 +14,7 @@ from vidsim.data.plan import PlanConfig
 from vidsim.diffusion.times import TimeConfig
 from vidsim.models.dit_config import DiTConfig
 from vidsim.models.text import ByteEncoderConfig
+from vidsim.models.vae_presets import preset
 from vidsim.parallel.mesh import ParallelConfig
 from vidsim.quickstart import denoiser_run, encode_config
 from vidsim.tasks.denoising import DenoisingConfig
@@ -74,8 +75,10 @@ def family(name: str) -> Family:
 
 # The quickstart's recipe, whatever it is: what is learnt of a world of shapes within minutes.
 _RECIPE = denoiser_run("latents", None, 1000)
-_WORLD_TASK = dataclasses.replace(  # 64 latent channels in patches of 2x2 cells
-    _RECIPE.denoising, dit=dataclasses.replace(_RECIPE.denoising.dit, patch_width=256)
+_WORLD_TASK = dataclasses.replace(  # a token is one cell of the laptop's autoencoder
+    _RECIPE.denoising,
+    dit=dataclasses.replace(_RECIPE.denoising.dit, patch_width=preset("laptop").latent_channels),
+    latent=dataclasses.replace(_RECIPE.denoising.latent, patch=encode_config().geometry.patch),
 )
 
 _LAPTOP = Family(
