@@ -25,7 +25,7 @@ from vidsim.quickstart import denoiser_run, vae_run
 
 ROOT = Path(__file__).resolve().parents[1]
 VERSION = 1
-STEPS = {"vae": 3000, "dit": 40_000, "debug-vae": 3, "debug": 3}
+STEPS = {"vae": 3000, "dit": 20_000, "debug-vae": 3, "debug": 3}
 CLIPS, DEBUG_CLIPS = 24_000, 40
 WORLD = (
     "world:shapes?split=train&size={clips}&max_objects=2&anchored=true"

@@ -13,8 +13,9 @@ import numpy as np
 
 from vidsim.core.errors import bad
 from vidsim.data.index import ClipIndex
+from vidsim.eval.markdown import markdown_table
 from vidsim.eval.result import SavedResult
-from vidsim.eval.score import columns, to_json
+from vidsim.eval.score import to_json
 from vidsim.generate.export import Rounded, num_bytes
 from vidsim.store.shards import LatentCache
 from vidsim.store.workdir import read_config, read_provenance
@@ -133,18 +134,8 @@ def card_text(facts: Facts, results: Sequence[SavedResult]) -> str:
         about = ", ".join(f"{key} {value}" for key, value in entry["facts"].items())
         lines += ["", f"## Scores: {saved.suite}", "",
                   f"{saved.summary} {entry['date']}, {entry['hardware']}, {what}. {about}", "",
-                  *markdown_rows(saved)]  # fmt: skip
+                  *markdown_table(saved)]  # fmt: skip
     return "\n".join(lines) + "\n"
-
-
-def markdown_rows(saved: SavedResult, details: bool = False) -> list[str]:
-    """The score table of a suite as lines of Markdown; headline rows unless `details`."""
-    rows = [columns(s) for s in saved.scores if details or s.metric.count("/") < 2]
-    if not rows:
-        return ["No rows."]
-    head = [name or "better" for name in rows[0]]
-    body = [f"| {' | '.join(cell.replace('|', ' ') for cell in row.values())} |" for row in rows]
-    return [f"| {' | '.join(head)} |", "|---" * len(head) + "|", *body]
 
 
 def _training_cells(run: Facts) -> dict[str, str]:
