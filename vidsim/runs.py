@@ -42,7 +42,7 @@ from vidsim.tasks.autoencoding import (
 from vidsim.tasks.denoising import Denoising, DenoisingConfig
 from vidsim.tasks.encoding import EncodeConfig, plan_cache, write_cache
 from vidsim.tasks.latent_facts import latent_facts
-from vidsim.train.flops import packed_work, planned_work
+from vidsim.train.flops import crop_work, packed_work, planned_work
 from vidsim.train.loop import FREE_KEYS, RunSpec, Trained, build_program, train
 from vidsim.train.optim import OptimConfig
 from vidsim.train.program import Program
@@ -143,7 +143,7 @@ def train_vae(run: VaeRun, workdir: str | Path) -> Trained:
     batches = crop_batches(index, run.data.crops, run.run.seed, mine.__getitem__)
     folder = Workdir.open(workdir, to_dict(run), {"index": index.hash}, _free())
     try:
-        done = train(program, batches, run.run, folder, label="vae",
+        done = train(program, batches, run.run, folder, label="vae", work=crop_work(program.task),
                      share=lambda batch: shares[int(batch["num_clips"])])  # fmt: skip
         params = on_host(done.state.ema["vae"], program.mesh)
         if jax.process_index() == 0 and not (folder.path / VAE_FOLDER).exists():
