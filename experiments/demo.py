@@ -38,7 +38,7 @@ ENCODE = ("geometry.max_area=0", "geometry.max_frames=129", "geometry.max_tokens
           "geometry.decimate_share=0.1", "max_text=96", "words=256", "midstream=true")  # fmt: skip
 AUTOENCODER = ("autoencoding.vae.base_dim=64",)
 DENOISER = (
-    "denoising.dit.width=192", "denoising.dit.heads=4", "denoising.dit.mlp_width=512",
+    "denoising.dit.width=192", "denoising.dit.heads=4", "denoising.dit.mlp_width=448",
     "denoising.dit.layers=6", "denoising.text.layers=2", "optim.warmup_steps=200",
     "denoising.masks.none=0.7", "denoising.masks.first=0.06", "denoising.masks.prefix=0.06",
     "denoising.masks.suffix=0.05", "denoising.masks.first_last=0.04", "denoising.masks.random=0.04",

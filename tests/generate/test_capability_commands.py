@@ -68,6 +68,14 @@ def test_the_long_command_streams_its_windows_and_clears_up(place, capsys):
     assert not (place / "long.parts").exists()
 
 
+def test_the_long_command_ramps_and_says_what_that_is(place, capsys):
+    words = ["--size", "24x16", "--seconds", 2, "--fps", 4, "--ramp"]
+    assert vidsim(place, "long", *words, out="ramp.mkv") == 0
+    assert "noise that rises along a window" in capsys.readouterr().out
+    assert decode(place / "ramp.mkv").shape == (8, 16, 24, 3)
+    assert read_settings(place / "ramp.mkv")["options"]["ramp"] is True
+
+
 A, B = "{}/a.mkv", "{}/b.mkv"
 
 
@@ -88,6 +96,8 @@ A, B = "{}/a.mkv", "{}/b.mkv"
         (["animate", "--image", A, "--frames", "4"], "--frames: 4"),
         (["loop", "--prompt", "x"], "--size"),
         (["long", "--size", "24x16", "--seconds", "0"], "--seconds: 0"),
+        (["long", "--size", "24x16", "--ramp", "--one-clip"], "--ramp: with --one-clip"),
+        (["long", "--size", "24x16", "--ramp", "--noise", "token"], "token with --ramp; shared"),
     ],
 )
 def test_bad_use_is_one_line_and_writes_nothing(place, words, says, capsys):

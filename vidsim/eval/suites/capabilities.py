@@ -98,7 +98,8 @@ def run(model: Model, suite: CapabilitiesSuite, progress: Progress | None = None
     """Makes the clips of every task, judges them beside the truth and the trivial ones."""
     world, stride = from_spec(suite.world), model.grid.time_stride
     height, width = suite.size
-    lay_out(model, [Request("", height, width, suite.frames)])
+    sizes = suite.sizes if "sizes" in suite.tasks else ()
+    lay_out(model, [Request("", *size, suite.frames) for size in ((height, width), *sizes)])
     scores: list[Score] = []
     samples: list[Sample] = []
     clips: list[dict[str, Any]] = []
