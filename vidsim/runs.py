@@ -16,11 +16,13 @@ import numpy as np
 
 from vidsim.config import from_dict, to_dict
 from vidsim.core.errors import bad, nearest
+from vidsim.core.trees import as_float32
 from vidsim.data.captions import CaptionConfig
 from vidsim.data.crops import CropConfig, crop_batches
 from vidsim.data.index import ClipIndex
 from vidsim.data.pipeline import make_plan, packed_batches
 from vidsim.data.plan import Plan, PlanConfig
+from vidsim.generate.assets import find
 from vidsim.models.latents import LatentConfig
 from vidsim.models.vae import Vae, VaeConfig
 from vidsim.models.vae_linear import BlockMoments
@@ -40,7 +42,7 @@ from vidsim.tasks.autoencoding import (
 from vidsim.tasks.denoising import Denoising, DenoisingConfig
 from vidsim.tasks.encoding import EncodeConfig, plan_cache, write_cache
 from vidsim.tasks.latent_facts import latent_facts
-from vidsim.train.flops import packed_work, planned_work
+from vidsim.train.flops import crop_work, packed_work, planned_work
 from vidsim.train.loop import FREE_KEYS, RunSpec, Trained, build_program, train
 from vidsim.train.optim import OptimConfig
 from vidsim.train.program import Program
@@ -141,7 +143,7 @@ def train_vae(run: VaeRun, workdir: str | Path) -> Trained:
     batches = crop_batches(index, run.data.crops, run.run.seed, mine.__getitem__)
     folder = Workdir.open(workdir, to_dict(run), {"index": index.hash}, _free())
     try:
-        done = train(program, batches, run.run, folder, label="vae",
+        done = train(program, batches, run.run, folder, label="vae", work=crop_work(program.task),
                      share=lambda batch: shares[int(batch["num_clips"])])  # fmt: skip
         params = on_host(done.state.ema["vae"], program.mesh)
         if jax.process_index() == 0 and not (folder.path / VAE_FOLDER).exists():
@@ -197,11 +199,12 @@ def encode_index(
 ) -> LatentCache | None:
     """Writes a latent cache with a copy of its VAE, after telling its size.
 
-    vae      exported autoencoder, or the work directory that holds one in vae/
+    vae      exported autoencoder, the folder that holds one in vae/, or the name of an asset
     say      takes lines of text for the user
     Returns  the cache, or None when other processes still have shards to write
     """
-    folder = Path(vae) / VAE_FOLDER if (Path(vae) / VAE_FOLDER).is_dir() else Path(vae)
+    folder = find(vae)
+    folder = folder / VAE_FOLDER if (folder / VAE_FOLDER).is_dir() else folder
     model = load_model(folder)
     autoencoder = Vae(from_dict(VaeConfig, model.config, f"{folder}"))
     plan = plan_cache(index, autoencoder, model.hash, model.extra, out, config)
@@ -211,7 +214,7 @@ def encode_index(
         say(f"captions       {plan.cut_captions} longer than {config.max_text} tokens are cut")
     say(f"forecast       {plan.bytes / 1e6:,.1f} MB in {plan.writer.shards} shards")
     copy_vae(folder, Path(out) / VAE_FOLDER, model.hash)
-    params = jax.tree.map(jax.numpy.asarray, model.params)
+    params = as_float32(model.params)
     write_cache(plan, index, autoencoder, params, config,
                 process=process, processes=processes, progress=progress)  # fmt: skip
     return LatentCache.open(out, model.hash) if processes == 1 else None

@@ -5,12 +5,19 @@ import pytest
 
 from tests.generate.tiny_generator import make_model
 from vidsim.core.errors import BadInput
+from vidsim.eval.clips import read_clips
 from vidsim.eval.suites import capabilities
 from vidsim.eval.suites.capabilities import CapabilitiesSuite, judge_all, task_scores
+from vidsim.eval.suites.capabilities_beginnings import (
+    beginning_scores,
+    compare,
+    pairwise_distance,
+)
 from vidsim.eval.suites.capabilities_cases import TASKS, draw_cases, make_library, spans
 from vidsim.eval.suites.capabilities_edit import judge_edit, other_background
 from vidsim.eval.suites.capabilities_long import judge_window, long_scores, windows_of
 from vidsim.eval.suites.capabilities_score import Bars, cross_fade, longest_step, path, skill
+from vidsim.eval.suites.capabilities_sizes import SIZES, new_aspects, share_right, size_scores
 from vidsim.worlds.base import from_spec
 
 WORLD = from_spec("shapes?split=heldout&seed=3&objects=1")
@@ -135,6 +142,53 @@ def test_windows_of_five_seconds_cover_the_video_once():
     assert found["capabilities/long/first_10s"] == pytest.approx((1.0 + 0.5) / 2)
     assert found["capabilities/long/last_10s"] == pytest.approx((0.25 + 0.5) / 2)
     assert found["capabilities/long/last_over_first"] == pytest.approx(0.375 / 0.75)
+
+
+def test_beginnings_count_by_how_far_apart_they_are():
+    case = draw_cases("backward", WORLD, 1, SIZE, FRAMES, STRIDE)[0]
+    truth, shade = case.truth_THWC, np.uint8([0, 10, 20, 40])
+    free = [np.full_like(truth, s) for s in shade]
+    pairs = [10, 20, 40, 10, 30, 20]
+    assert pairwise_distance(free) == pytest.approx(np.mean(pairs))
+    one = compare(WORLD, case, [truth] * 4, free)
+    assert one == {"distance": 0.0, "independent": np.mean(pairs), "same_end": 1.0, "joint": 1.0}
+    halves = [case.with_new(np.full_like(truth[slice(*case.new)], s // 2)) for s in shade]
+    two = compare(WORLD, case, halves, free)
+    assert two["distance"] == pytest.approx(two["independent"] / 2) and two["joint"] == 0.0
+    moved = truth.copy()
+    moved[-1, 0, 0] ^= 1
+    assert compare(WORLD, case, [truth, moved], free)["same_end"] == 0.0
+    rows = {row.metric: row for row in beginning_scores([one, two], 4)}
+    assert rows["capabilities/beginnings"].value == pytest.approx(0.25)
+    assert 0.0 <= rows["capabilities/beginnings"].low <= rows["capabilities/beginnings"].high <= 0.5
+    assert rows["capabilities/beginnings/same_end"].value == 1.0
+
+
+def test_every_size_has_a_row_and_new_aspect_ratios_are_told_apart():
+    assert len(SIZES) >= 12
+    new = new_aspects(make_model(), TRAINING, SIZES)
+    ratios = {height / width for height, width in new}
+    assert len(ratios) >= 4 and len(new) <= len(SIZES) - 4
+    assert new_aspects(make_model(), TRAINING, [(48, 80), (96, 160)]) == set(), "one ratio, trained"
+    infos = [WORLD.scene_for(i, height=h, width=w, num_frames=9) for h, w in SIZES for i in (0, 1)]
+    made = [float((info.height, info.width) not in new) for info in infos]
+    chance = {"colour": 0.1, "shape": 0.3, "speed": 1.0}
+    rows = {r.metric: r for r in size_scores(infos, made, [1.0] * len(infos), new, chance)}
+    assert rows["capabilities/sizes"].value == pytest.approx(1 - len(new) / len(SIZES))
+    assert rows["capabilities/sizes_new_aspects"].value == 0.0
+    assert rows["capabilities/sizes"].baselines == {"chance": pytest.approx(0.2)}
+    assert sum(name.startswith("capabilities/sizes/") for name in rows) == len(SIZES)
+    assert rows["capabilities/sizes/trained_aspect/96x48"].value == 1.0
+    assert rows["capabilities/sizes/new_aspect/48x96"].value == 0.0
+
+
+def test_renders_of_every_size_are_read_right_and_an_empty_frame_is_not():
+    infos = [WORLD.scene_for(1, height=h, width=w, num_frames=9) for h, w in SIZES[-4:]]
+    renders = [WORLD.render(info.truth) for info in infos]
+    empty = [np.zeros_like(video) for video in renders]
+    rows = read_clips(WORLD, [*renders, *empty], [info.truth for info in infos] * 2)
+    right = [share_right(row) for row in rows]
+    assert min(right[:4]) >= 0.8 and max(right[4:]) <= 0.4
 
 
 def test_bad_settings_are_refused():

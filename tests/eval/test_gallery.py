@@ -1,9 +1,11 @@
 """The gallery and the suite run whole on a random model: every capability, one page."""
 
 import dataclasses
+import shutil
 
 import pytest
 
+from tests.eval.test_page_in_browser import check_plays
 from tests.generate.tiny_generator import make_model
 from vidsim.diffusion.guidance import GuidanceConfig
 from vidsim.eval.gallery import EXAMPLES, GalleryConfig, gallery
@@ -28,16 +30,22 @@ def test_the_gallery_shows_every_capability_on_one_page(model, tmp_path):
     result = gallery(model, config)
     assert {sample.group for sample in result.samples} == {group for _, group in EXAMPLES}
     saved = save_result(tmp_path / "g", result, {})
-    page = write_report(tmp_path / "g" / "report.html", "gallery", "", [saved]).read_text()
+    file = write_report(tmp_path / "g" / "report.html", "gallery", "", [saved])
+    page = file.read_text()
     assert page.count("<video") >= sum(len(s.views) for s in result.samples) - 4  # stills are <img>
     assert "http://" not in page.replace("http://www.w3.org", "") and "<script" not in page
+    if shutil.which("chromium") is None:
+        print("no chromium here: the page was not opened in a browser")
+        return
+    check_plays(file, tmp_path / "browser", page.count("<video"))
 
 
 @pytest.mark.slow
 def test_the_whole_suite_runs_on_a_random_model(model):
     suite = capabilities.CapabilitiesSuite(
-        tasks=(*capabilities.TASKS, "edit", "long"), clips=2, library=3, size=(48, 48), frames=9,
-        strengths=(0.5,), long_clips=1, long_s=10.0, shown=1, sampler=QUICK,
+        tasks=(*capabilities.TASKS, *capabilities.MORE), clips=2, library=3, size=(48, 48),
+        frames=9, strengths=(0.5,), sizes=((48, 48), (64, 48)), size_clips=2, long_clips=1,
+        long_s=10.0, shown=1, sampler=QUICK,
     )  # fmt: skip
     events = []
     result = capabilities.run(model, suite, lambda *event: events.append(event))
@@ -46,4 +54,7 @@ def test_the_whole_suite_runs_on_a_random_model(model):
         assert rows[f"capabilities/{task}"].n == 2
         assert rows[f"capabilities/{task}_skill"].value <= 0.0, "noise has no skill"
     assert "capabilities/edit/joint/0.5" in rows and "capabilities/one_clip" in rows
+    assert rows["capabilities/beginnings/same_end"].value == 1.0, "given frames bit for bit"
+    assert rows["capabilities/beginnings"].value > 0.5, "noise begins differently each time"
+    assert rows["capabilities/sizes"].n == 4 and "capabilities/sizes/new_aspect/48x64" in rows
     assert all(done <= of for _, done, of in events)

@@ -11,6 +11,7 @@ from tests.generate.tiny_generator import TASK, save_workdir
 from vidsim.cli.main import main
 from vidsim.config import to_dict
 from vidsim.diffusion.masks import KINDS, MaskConfig
+from vidsim.generate.provenance import read_settings
 from vidsim.generate.write import write_media
 
 QUICK = ["--steps", "1", "--guidance", "1", "--solver", "euler", "--window", "9"]
@@ -67,6 +68,14 @@ def test_the_long_command_streams_its_windows_and_clears_up(place, capsys):
     assert not (place / "long.parts").exists()
 
 
+def test_the_long_command_ramps_and_says_what_that_is(place, capsys):
+    words = ["--size", "24x16", "--seconds", 2, "--fps", 4, "--ramp"]
+    assert vidsim(place, "long", *words, out="ramp.mkv") == 0
+    assert "noise that rises along a window" in capsys.readouterr().out
+    assert decode(place / "ramp.mkv").shape == (8, 16, 24, 3)
+    assert read_settings(place / "ramp.mkv")["options"]["ramp"] is True
+
+
 A, B = "{}/a.mkv", "{}/b.mkv"
 
 
@@ -87,6 +96,8 @@ A, B = "{}/a.mkv", "{}/b.mkv"
         (["animate", "--image", A, "--frames", "4"], "--frames: 4"),
         (["loop", "--prompt", "x"], "--size"),
         (["long", "--size", "24x16", "--seconds", "0"], "--seconds: 0"),
+        (["long", "--size", "24x16", "--ramp", "--one-clip"], "--ramp: with --one-clip"),
+        (["long", "--size", "24x16", "--ramp", "--noise", "token"], "token with --ramp; shared"),
     ],
 )
 def test_bad_use_is_one_line_and_writes_nothing(place, words, says, capsys):
@@ -107,3 +118,66 @@ def test_a_model_without_clean_tokens_says_which_training_adds_them(place, words
     said = capsys.readouterr().err
     assert "never trained" in said and "denoising.masks." in said and said.count("\n") == 1
     assert not (place / "bad.mkv").exists()
+
+
+EVERY = ["--steps", "2", "--guidance", "2.5", "--guidance-interval", "0.2:0.9", "--rescale", "0.3",
+         "--solver", "sde-euler", "--sde", "0.5", "--noise", "token", "--negative", "blur",
+         "--window", "9"]  # fmt: skip
+COMMANDS = {
+    "animate": ["--image", A, "--frames", "5"],
+    "extend": ["--video", A, "--frames", "3", "--direction", "backward"],
+    "loop": ["--size", "24x16", "--frames", "8"],
+    "join": ["--a", A, "--b", A, "--frames", "2"],
+    "edit": ["--video", A, "--strength", "0.7"],
+    "long": ["--size", "24x16", "--seconds", "2"],
+}
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["extend", *(pytest.param(c, marks=pytest.mark.slow) for c in COMMANDS if c != "extend")],
+)
+def test_every_command_takes_the_samplers_options_and_makes_a_file_again(place, command, tmp_path):
+    """Settings reach the file by the names of `vidsim sample`, and --like makes it bit for bit."""
+    words = [word.format(place) for word in COMMANDS[command]]
+    one, two, three = (str(tmp_path / f"{name}.mkv") for name in ("one", "two", "three"))
+    ckpt = ["--ckpt", str(place / "model")]
+    assert main([command, *ckpt, *words, "--prompt", "a", "--seed", "7", *EVERY, "--out", one]) == 0
+    facts = read_settings(one)
+    found = {"steps": 2, "guidance": 2.5, "guidance_range": "0.2:0.9", "rescale": 0.3, "sde": 0.5,
+             "solver": "sde-euler", "noise": "token", "negative": "blur", "prompt": "a", "seed": 7,
+             "command": command, "step": 3, "checkpoint": str(place / "model")}  # fmt: skip
+    assert found.items() <= facts.items() and facts["options"]["window"] == 9
+    assert main([command, "--like", one, "--out", two]) == 0
+    assert read_settings(two) == facts
+    np.testing.assert_array_equal(decode(one), decode(two))
+    assert main([command, "--like", one, "--seed", "8", "--out", three]) == 0
+    assert read_settings(three) == facts | {"seed": 8}
+    assert (decode(one) != decode(three)).any()
+
+
+def test_settings_of_other_commands_and_kinds_are_refused(place, tmp_path, capsys):
+    frame = np.zeros((1, 8, 8, 3), np.uint8)
+    facts = {"vidsim": "0", "checkpoint": str(place / "model"), "command": "extend"}
+    for name, more in (("a", {"command": "edit"}), ("b", {"options": {"frames": "many"}}),
+                       ("c", {"steps": True}), ("d", {"options": [1]})):  # fmt: skip
+        write_media(tmp_path / f"{name}.png", frame, 1, facts | more)
+    video = ["--video", str(place / "a.mkv")]
+    for name, says in (("a", "made by vidsim edit"), ("b", "frames is 'many'"),
+                       ("c", "steps is True"), ("d", "options are [1]")):  # fmt: skip
+        words = ["extend", "--like", str(tmp_path / f"{name}.png"), *video]
+        assert main([*words, "--out", str(tmp_path / "o.mkv")]) == 2
+        said = capsys.readouterr().err
+        assert says in said and said.count("\n") == 1, said
+    lone = ["extend", "--ckpt", str(place / "model")]
+    for words, says in ((["extend", *video], "no checkpoint"), (lone, "--video: missing")):
+        assert main([*words, "--out", str(tmp_path / "o.mkv")]) == 2
+        assert says in capsys.readouterr().err
+    assert not (tmp_path / "o.mkv").exists()
+
+
+def test_a_long_prompt_is_cut_where_asked(place, capsys):
+    words = ["--video", place / "a.mkv", "--frames", 2, "--prompt", "x" * 80]
+    assert vidsim(place, "extend", *words, options=[*QUICK, "--cut-prompt"], out="cut.mkv") == 0
+    assert "--prompt cut by" in capsys.readouterr().out
+    assert len(read_settings(place / "cut.mkv")["prompt"]) < 80

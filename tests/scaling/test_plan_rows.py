@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from vidsim.core.errors import BadInput
+from vidsim.core.flop_count import jaxpr_flops
 from vidsim.data.plan import PlanConfig
 from vidsim.models.dit_config import DiTConfig, matmul_flops
 from vidsim.models.vae_presets import preset as vae_preset
 from vidsim.nn.stack import REMAT
 from vidsim.parallel.mesh import MeshConfig, build_mesh
 from vidsim.scaling.plan import Summary, clip_tokens, over_use
-from vidsim.scaling.plan_flops import jaxpr_flops
 from vidsim.scaling.plan_programs import ClipSize, abstract_batch, check_rows, device_bytes, place
 from vidsim.scaling.plan_rows import equal_clips
 from vidsim.scaling.plan_search import POLICIES, best_of

@@ -7,14 +7,18 @@ import numpy as np
 import pytest
 
 from tests.data.latents_in_memory import random_source
+from tests.generate.tiny_generator import VAE
 from tests.tasks.packed_clips import pack_all, some_clips
 from vidsim.data.pipeline import make_plan, packed_batches
 from vidsim.data.plan import PlanConfig
 from vidsim.models.dit import DiTConfig
 from vidsim.models.latents import LatentConfig
 from vidsim.models.text import ByteEncoderConfig
+from vidsim.models.vae import Vae
+from vidsim.tasks.autoencoding import Autoencoding, AutoencodingConfig
 from vidsim.tasks.denoising import Denoising, DenoisingConfig
 from vidsim.train.flops import (
+    crop_work,
     live_counts,
     packed_work,
     padded_counts,
@@ -98,3 +102,24 @@ def test_work_by_step_number_equals_work_of_the_whole_batch():
     by_step, by_batch = planned_work(task, plan), packed_work(task)
     for step in range(12):
         assert by_step(step) == pytest.approx(by_batch(batches[step]), rel=1e-12)
+
+
+def test_the_autoencoders_count_is_what_xla_counts_and_grows_with_the_clips():
+    """Three forwards. XLA counts the elementwise work too, and leaves out taps on the border."""
+    vae = Vae(dataclasses.replace(VAE.cfg, base_dim=48))
+    task = Autoencoding(AutoencodingConfig(vae.cfg))
+    work = crop_work(task)
+
+    def batch(clips, frames=5):
+        return {"num_clips": np.float32(clips), "video": np.zeros((clips, frames, 96, 96, 3))}
+
+    one, four, image = work(batch(1)), work(batch(4)), work(batch(1, 1))
+    assert four == {"clips": 4.0, "flops": 4 * one["flops"]} and image["flops"] < one["flops"]
+
+    def forward(params, video):
+        return vae.decode(params, vae.encode(params, video)[0])
+
+    shapes = jax.eval_shape(vae.init, jax.random.key(0))
+    video = jax.ShapeDtypeStruct((1, 5, 96, 96, 3), "float32")
+    theirs = jax.jit(forward).lower(shapes, video).compile().cost_analysis()["flops"]
+    assert 0.8 * theirs <= one["flops"] / 3 <= 1.15 * theirs

@@ -49,6 +49,23 @@ def test_indices_outside_the_world_are_refused():
             world.info(i)
 
 
+@pytest.mark.parametrize("frames", [65, 129])
+def test_objects_of_long_clips_keep_moving_inside_the_frame(frames):
+    world = base.make("shapes", split="all", seed=4, size=60, frames=(frames,), objects=1)
+    moving, walls = 0, 0
+    for info in (world.info(i) for i in range(60)):
+        (thing,) = info.truth["objects"]
+        track = scene.positions(thing, frames)
+        assert (track >= 0).all() and (track <= [info.height, info.width]).all()
+        if thing["speed"]:
+            moving += 1
+            walls += thing["bounce"]
+            steps = np.hypot(*thing["velocity"]) * info.fps / min(info.height, info.width)
+            low, high = v.SPEEDS[thing["speed"]]
+            assert low - 1e-9 <= steps <= high + 1e-9, "the speed that the caption says"
+    assert moving >= 0.6 * 60 and walls >= 10
+
+
 def test_truth_is_plain_json(infos):
     for info in infos[:50]:
         assert json.loads(json.dumps(info.truth)) == info.truth

@@ -3,9 +3,10 @@
 import argparse
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from vidsim.cli import settings
 from vidsim.core.errors import bad
 
 if TYPE_CHECKING:
@@ -14,42 +15,90 @@ if TYPE_CHECKING:
     from vidsim.generate.model import Model
     from vidsim.generate.pack import Request
     from vidsim.generate.roll import WindowConfig
-    from vidsim.generate.sample import SamplerConfig
 
 _SIZE = re.compile(r"^(\d+)x(\d+)$")
 _SPAN = re.compile(r"^(\d*):(\d*)$")
 
 
+# Options that every capability may have, for those that were not said. Those of the sampler are in
+# cli/settings.py; what a command adds of its own it names in its call of `settle`.
+SHARED: dict[str, Any] = {"prompt": "", "negative": "", "seed": 0, **settings.SAMPLING}
+MEDIA: dict[str, Any] = {"size": None, "align": "crop", "fps": None, "window": 0, "overlap": 0}
+
+
 def add_common(parser: argparse.ArgumentParser, prompt: bool = True) -> None:
-    """Checkpoint, prompt, seeds, sampler, output."""
-    parser.add_argument("--ckpt", required=True, help="work directory of a denoiser")
+    """Checkpoint, prompt, seeds, sampler, output. None stands for "not said"."""
+    parser.add_argument("--ckpt", help="work directory, exported folder, or demo")
+    parser.add_argument("--like", metavar="FILE",
+                        help="a file of this command (all its settings) or of vidsim sample "
+                        "(prompt, seed, sampler), unless said here")  # fmt: skip
     if prompt:
-        parser.add_argument("--prompt", default="", help="what the clip shows")
-    parser.add_argument("--negative", default="", help="what to lead away from")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same clip")
+        parser.add_argument("--prompt", help="what the clip shows (default: nothing said)")
+    settings.add_sampler(parser)
     parser.add_argument("--n", type=int, default=1, help="so many, with seeds seed, seed + 1, ...")
-    parser.add_argument("--steps", type=int, default=20, help="steps of the solver")
-    parser.add_argument("--guidance", type=float, default=3.0, help="1 switches guidance off")
-    parser.add_argument("--solver", default="heun", help="euler, heun, ...")
     parser.add_argument("--out", required=True,
                         help="NAME.mp4 .webm .mkv (lossless) .gif or .png; with --n above 1 a name "
                         "whose stem gets a number")  # fmt: skip
+
+
+def settle(args: argparse.Namespace, needed: Sequence[str] = (), **own: Any) -> None:
+    """Fills what the command line leaves open, from the --like file or with defaults.
+
+    needed   options without a default
+    own      options of the command itself with their defaults; None where there is none
+    Raises   BadInput for a file from elsewhere, settings of other kinds, a needed option missing
+    """
+    facts = settings.read_like(args.like, (args.command, "sample")) if args.like else {}
+    mine = facts.get("options", {}) if facts.get("command") == args.command else {}
+    options = {k: v for k, v in MEDIA.items() if hasattr(args, k)} | own | dict.fromkeys(needed)
+    if not isinstance(mine, Mapping):
+        raise bad("--like", f"{args.like}: options are {mine!r}", "a file that vidsim wrote")
+    kinds = {name: "" if value is None else value for name, value in options.items()}
+    settings.check_kinds(args.like, mine, kinds | ({"fps": 8.0} if "fps" in kinds else {}))
+    settings.fill(args, facts, SHARED)
+    settings.fill(args, mine, options)
+    for name in needed:
+        if getattr(args, name) is None:
+            raise bad(f"--{name.replace('_', '-')}", "missing", "a value, or --like")
+    settings.fill_checkpoint(args, facts)
+    args.options = {name: getattr(args, name) for name in options}  # as said, before media are read
+    args.facts = facts
+
+
+def load_model(args: argparse.Namespace) -> "Model":
+    """The model of settled options; says what keeps a --like from being the same video.
+
+    --cut-prompt cuts texts that are too long. Raises BadInput as `load` does.
+    """
+    from vidsim.generate.fit import cut_text
+    from vidsim.generate.model import load
+
+    model = load(args.ckpt, args.step)
+    lines = settings.compare(args, args.facts, model)
+    if args.cut_prompt:
+        for name in ("prompt", "negative", "prompt_b"):
+            if getattr(args, name, None):
+                text, said = cut_text(model, getattr(args, name), f"--{name.replace('_', '-')}")
+                setattr(args, name, text)
+                lines += [said] * bool(said)
+    print("\n".join(lines), end="\n" * bool(lines), flush=True)
+    return model
 
 
 def add_media(parser: argparse.ArgumentParser) -> None:
     """How given media reach the model's grid."""
     parser.add_argument("--size", metavar="WxH", help="pixels; default: the media's own, cropped "
                         "to the model's grid")  # fmt: skip
-    parser.add_argument("--align", default="crop", help="crop (fills the frame) or letterbox "
+    parser.add_argument("--align", help="crop (fills the frame, the default) or letterbox "
                         "(keeps the whole picture)")  # fmt: skip
     parser.add_argument("--fps", type=float, help="frames a second; default: the media's own")
 
 
 def add_window(parser: argparse.ArgumentParser) -> None:
     """How a video longer than a clip is cut."""
-    parser.add_argument("--window", type=int, default=0, metavar="FRAMES",
+    parser.add_argument("--window", type=int, metavar="FRAMES",
                         help="frames of a window; default: the longest trained on")  # fmt: skip
-    parser.add_argument("--overlap", type=int, default=0, metavar="LATENTS",
+    parser.add_argument("--overlap", type=int, metavar="LATENTS",
                         help="latent frames a window takes over; default: a third")  # fmt: skip
 
 
@@ -62,14 +111,6 @@ def outputs(args: argparse.Namespace, frames: int, fps: float) -> list[pathlib.P
         raise bad("--n", f"{args.n}", "at least 1")
     names = [args.out] if args.n == 1 else numbered(args.out, args.n)
     return [check_media(name, frames, fps) for name in names]
-
-
-def sampler(args: argparse.Namespace) -> "SamplerConfig":
-    """The sampler of the options."""
-    from vidsim.diffusion.guidance import GuidanceConfig
-    from vidsim.generate.sample import SamplerConfig
-
-    return SamplerConfig(args.solver, args.steps, GuidanceConfig(args.guidance))
 
 
 def window(args: argparse.Namespace) -> "WindowConfig":
@@ -133,9 +174,17 @@ def requests(
     return variations(first, args.n)
 
 
+def facts_of(args: argparse.Namespace, request: "Request", model: "Model") -> dict[str, Any]:
+    """What is written into a file, so that --like makes the same again: as `vidsim sample` writes
+    it, and the command's own options."""
+    return {
+        **settings.facts_of(args, request, model), "command": args.command,
+        "options": args.options,
+    }  # fmt: skip
+
+
 def write(
-    args: argparse.Namespace, model: "Model", made: Sequence["Made"], paths: Sequence[pathlib.Path],
-    **facts: Any,
+    args: argparse.Namespace, model: "Model", made: Sequence["Made"], paths: Sequence[pathlib.Path]
 ) -> None:  # fmt: skip
     """Writes the clips with what made them, and prints names and notices."""
     from vidsim.generate.provenance import COMPOSITE, GENERATED, signed
@@ -144,12 +193,9 @@ def write(
     for path, one in zip(paths, made, strict=True):
         r = one.request
         T, H, W, _ = one.video_THWC.shape
-        about = {
-            "capability": args.command, "prompt": r.prompt, "negative": r.negative, "seed": r.seed,
-            "size": f"{W}x{H}", "frames": T, "fps": one.fps, "steps": args.steps,
-            "guidance": args.guidance, "solver": args.solver,
-            "given frames": [list(span) for span in one.given], **facts,
-            **{k: str(v) for k, v in model.facts.items()},
+        about = facts_of(args, r, model) | {
+            "size": f"{W}x{H}", "frames": T, "fps": one.fps,
+            "given frames": [list(span) for span in one.given],
         }  # fmt: skip
         written = write_media(
             path, one.video_THWC, one.fps, signed(about), COMPOSITE if one.given else GENERATED

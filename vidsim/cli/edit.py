@@ -2,16 +2,16 @@
 
 import argparse
 
-from vidsim.cli import capability
+from vidsim.cli import capability, settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     capability.add_common(parser)
-    parser.add_argument("--video", required=True, help="video or image to edit")
+    parser.add_argument("--video", help="video or image to edit")
     parser.add_argument("--frames-of", metavar="FIRST:END", help="part of the video to edit")
-    parser.add_argument("--strength", type=float, default=0.6,
-                        help="0 returns the input, 1 forgets it")  # fmt: skip
+    parser.add_argument("--strength", type=float,
+                        help="0 returns the input, 1 forgets it (default 0.6)")  # fmt: skip
     parser.add_argument("--keep", metavar="MASK",
                         help="image or video of the video's own size: bright pixels stay as they "
                         "are")  # fmt: skip
@@ -24,14 +24,14 @@ def run(args: argparse.Namespace) -> int:
     from vidsim.cli.progress import stages
     from vidsim.generate.edit import check_strength, edit, read_mask
     from vidsim.generate.media import count_frames, same_size
-    from vidsim.generate.model import load
     from vidsim.generate.sample import lay_out
 
+    capability.settle(args, ["video"], strength=0.6, keep=None, frames_of=None)
     check_strength(args.strength)
-    config, window = capability.sampler(args), capability.window(args)
+    config, window = settings.sampler(args), capability.window(args)
     if args.keep:
         same_size(args.video, args.keep, "--keep")
-    model = load(args.ckpt)
+    model = capability.load_model(args)
     given = capability.read(args, model, args.video, args.frames_of)
     fps = args.fps or (8.0 if given.still else given.fps)
     paths = capability.outputs(args, len(given.video_THWC), fps)
@@ -44,6 +44,5 @@ def run(args: argparse.Namespace) -> int:
     lay_out(model, asked[:1])
     with stages("edit") as show:
         made = edit(model, given.video_THWC, asked, args.strength, keep, config, window, show)
-    capability.write(args, model, made, paths, video=args.video, strength=args.strength,
-                     keep=args.keep)  # fmt: skip
+    capability.write(args, model, made, paths)
     return 0

@@ -5,7 +5,7 @@ import argparse
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument("--ckpt", required=True, help="work directory of a denoiser")
+    parser.add_argument("--ckpt", required=True, help="work directory, exported folder, or demo")
     parser.add_argument("--out", required=True, help="folder for samples and report.html")
     parser.add_argument("settings", nargs="*", metavar="a.b=value",
                         help="of the gallery, e.g. size=48,48 sampler.steps=10")  # fmt: skip

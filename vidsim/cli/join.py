@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from vidsim.cli import capability
+from vidsim.cli import capability, settings
 from vidsim.core.errors import bad
 
 if TYPE_CHECKING:
@@ -16,32 +16,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     capability.add_common(parser)
     parser.add_argument("--a", metavar="FILE", help="the clip that comes first")
     parser.add_argument("--b", metavar="FILE", help="the clip that comes last")
-    parser.add_argument("--frames", type=int, default=8,
-                        help="of the transition; with --blend, of the whole clip")  # fmt: skip
-    parser.add_argument("--blend", action="store_true",
+    parser.add_argument("--frames", type=int, help="of the transition; with --blend, of the "
+                        "whole clip (default 8)")  # fmt: skip
+    parser.add_argument("--blend", action="store_true", default=None,
                         help="move from --prompt (and --a) to --prompt-b (and --b)")  # fmt: skip
-    parser.add_argument("--prompt-b", default="", help="what a blend shows at its end")
-    parser.add_argument("--strength", type=float, default=0.6,
-                        help="of a blend of two clips: 1 forgets them")  # fmt: skip
+    parser.add_argument("--prompt-b", help="what a blend shows at its end")
+    parser.add_argument("--strength", type=float,
+                        help="of a blend of two clips: 1 forgets them (default 0.6)")  # fmt: skip
     capability.add_media(parser)
     capability.add_window(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Reads the clips, makes what lies between them, writes all."""
-    from vidsim.generate.model import load
-
+    capability.settle(
+        args, a=None, b=None, frames=8, blend=False, prompt_b="", strength=0.6
+    )  # fmt: skip
     if (args.a is None) != (args.b is None) or not (args.blend or args.a):
         raise bad("--a", "one clip", "two: --a and --b", "or --blend with two prompts")
     if args.blend and not args.a and not args.size:
         raise bad("--size", "none for a blend of prompts", "WIDTHxHEIGHT in pixels")
     paths = capability.outputs(args, args.frames if args.blend else args.frames + 2,
                                args.fps or 8.0)  # fmt: skip
-    capability.sampler(args)
-    model = load(args.ckpt)
+    settings.sampler(args)
+    model = capability.load_model(args)
     made = _blend(args, model) if args.blend else _join(args, model)
-    capability.write(args, model, made, paths, a=args.a, b=args.b, blend=args.blend,
-                     prompt_b=args.prompt_b)  # fmt: skip
+    capability.write(args, model, made, paths)
     return 0
 
 
@@ -57,7 +57,7 @@ def _join(args: argparse.Namespace, model: "Model") -> list["Made"]:
     lay_out(model, asked[:1])
     with stages("join") as show:
         return join(model, a.video_THWC, b.video_THWC, asked, args.frames,
-                    capability.sampler(args), capability.window(args), show)  # fmt: skip
+                    settings.sampler(args), capability.window(args), show)  # fmt: skip
 
 
 def _blend(args: argparse.Namespace, model: "Model") -> list["Made"]:
@@ -65,7 +65,7 @@ def _blend(args: argparse.Namespace, model: "Model") -> list["Made"]:
     from vidsim.generate.join import blend_clips, blend_prompts
     from vidsim.generate.sample import lay_out
 
-    config = capability.sampler(args)
+    config = settings.sampler(args)
     if args.a is None:
         size = capability.size_of(args.size)
         assert size is not None

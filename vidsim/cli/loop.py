@@ -2,7 +2,7 @@
 
 import argparse
 
-from vidsim.cli import capability
+from vidsim.cli import capability, settings
 from vidsim.core.errors import bad
 
 
@@ -11,8 +11,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     capability.add_common(parser)
     parser.add_argument("--video", help="clip that shall return to its own start; without it the "
                         "loop is made from the prompt alone")  # fmt: skip
-    parser.add_argument("--frames", type=int, default=16,
-                        help="of the loop; with --video, new ones that lead back")  # fmt: skip
+    parser.add_argument("--frames", type=int, help="of the loop; with --video, new ones that "
+                        "lead back (default 16)")  # fmt: skip
     parser.add_argument("--naive", metavar="FILE",
                         help="also write an ordinary clip, merely repeated")  # fmt: skip
     capability.add_media(parser)
@@ -23,10 +23,10 @@ def run(args: argparse.Namespace) -> int:
     """Makes the loops, reports their seams, writes them."""
     from vidsim.cli.progress import stages
     from vidsim.generate.loop import loop_clip, loop_prompt, naive_loop
-    from vidsim.generate.model import load
     from vidsim.generate.sample import lay_out
     from vidsim.generate.write import check_media, write_media
 
+    capability.settle(args, frames=16, video=None)
     size = capability.size_of(args.size)
     if args.video is None and size is None:
         raise bad("--size", "none for a loop from a prompt", "WIDTHxHEIGHT in pixels")
@@ -35,8 +35,8 @@ def run(args: argparse.Namespace) -> int:
     fps = args.fps or 8.0
     paths = capability.outputs(args, args.frames + (args.video is not None), fps)
     naive = check_media(args.naive, args.frames, fps) if args.naive else None
-    config, window = capability.sampler(args), capability.window(args)
-    model = load(args.ckpt)
+    config, window = settings.sampler(args), capability.window(args)
+    model = capability.load_model(args)
     with stages("loop") as show:
         if args.video is not None:
             given = capability.read(args, model, args.video)
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
             assert size is not None
             asked = capability.requests(args, size, fps, args.frames)
             made = loop_prompt(model, asked, config, window, show)
-    capability.write(args, model, made, paths, video=args.video)
+    capability.write(args, model, made, paths)
     if naive is not None:
         with stages("naive") as show:
             (plain,) = naive_loop(model, asked[:1], config, show)

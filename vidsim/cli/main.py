@@ -26,6 +26,7 @@ COMMANDS = {
     "edit": "a video under a new prompt, as far from itself as --strength says",
     "eval": "score a checkpoint; table, results.json, report.html",
     "gallery": "one page with an example of everything a model does",
+    "export": "a trained model as one folder of bfloat16 weights with a model card",
     "inspect": "parameters, optimizers, FLOPs and bytes of a config; row length for an index",
     "plan": "compile for a TPU slice without having one: memory, FLOPs, collectives, fits or not",
     "scaling": "train base, 4x, 16x of a family and compare them; scaling.json, report.html",

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from vidsim.cli import settings
 from vidsim.core.errors import bad
 
 if TYPE_CHECKING:
@@ -17,35 +18,21 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command. None stands for "not said": see cli/settings.py."""
-    parser.add_argument("--ckpt", help="work directory of a denoiser")
+    parser.add_argument("--ckpt", help="work directory, exported folder, or demo")
     parser.add_argument("--like", metavar="FILE",
                         help="a file of this command: its settings, unless said here")  # fmt: skip
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--prompt", help="what the clip shows")
     what.add_argument("--prompts", metavar="FILE", help="a prompt a line, or JSON lines")
-    parser.add_argument("--negative", help="what to lead away from")
-    parser.add_argument("--cut-prompt", action="store_true",
-                        help="cut prompts that are too long instead of refusing them")  # fmt: skip
     parser.add_argument("--size", metavar="WxH",
                         help="pixels (default 64x64); off the grid: cropped")  # fmt: skip
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--frames", type=int, help="1 makes an image (default 9, .png 1)")
     length.add_argument("--seconds", type=float, help="duration at --fps")
     parser.add_argument("--fps", type=float, help="frames a second (default 8)")
-    parser.add_argument("--seed", type=int, help="same seed, same clip (default 0)")
     parser.add_argument("--variations", "--n", type=int, metavar="N",
                         help="N seeds of one prompt; contact sheet NAME-sheet.png")  # fmt: skip
-    parser.add_argument("--steps", type=int, help="steps of the solver (default 20)")
-    parser.add_argument("--guidance", type=float, help="1 switches it off (default 3)")
-    parser.add_argument("--guidance-range", metavar="LOW:HIGH",
-                        help="noise times at which to guide (default 0:1, all)")  # fmt: skip
-    parser.add_argument("--rescale", type=float,
-                        help="0..1, pulls the spread of guided clips back (default 0)")  # fmt: skip
-    parser.add_argument("--solver", help="euler, heun, dpm++2m, unipc, unipc-bh1, or with fresh "
-                        "noise at each step sde-euler, sde-dpm++2m (default heun)")  # fmt: skip
-    parser.add_argument("--sde", type=float, help="0..1, strength of that noise (default 1)")
-    parser.add_argument("--noise", help="shared: a seed has one layout at all sizes; token: each "
-                        "size its own (default shared)")  # fmt: skip
+    settings.add_sampler(parser)
     parser.add_argument(
         "--long-rows",
         action="store_true",
@@ -58,7 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Makes the clips and writes them; everything is checked before anything is compiled."""
-    from vidsim.cli import settings
     from vidsim.cli.progress import stages
     from vidsim.cli.prompts import numbered, read_requests
     from vidsim.generate.fit import fit
@@ -83,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     model = load(args.ckpt, args.step)
     notices = settings.compare(args, facts, model)
     if args.cut_prompt:
-        asked = _cut_prompts(model, asked, notices)
+        asked = cut_prompts(model, asked, notices)
     fitted = [fit(model.grid, request) for request in asked]
     requests = [one.sampled for one in fitted]
     if args.long_rows or all(request.num_frames == 1 for request in requests):
@@ -122,7 +108,7 @@ def sheet(pixels: "Sequence[np.ndarray]", requests: "Sequence[Request]") -> "np.
     return contact_sheet(pixels, captions)[None]
 
 
-def _cut_prompts(model: "Model", asked: "Sequence[Request]", notices: list[str]) -> "list[Request]":
+def cut_prompts(model: "Model", asked: "Sequence[Request]", notices: list[str]) -> "list[Request]":
     """Requests whose texts fit; what is cut is added to the notices."""
     from vidsim.generate.fit import cut_text
 

@@ -42,6 +42,16 @@ def count(tree: Any) -> int:
     return sum(int(leaf.size) for leaf in jax.tree.leaves(tree))
 
 
+def as_float32(tree: Any) -> Any:
+    """Device arrays, floats of any width in float32, as weights are computed with."""
+
+    def lifted(leaf: Any) -> jax.Array:
+        floats = jnp.issubdtype(leaf.dtype, jnp.floating)
+        return jnp.asarray(leaf, jnp.float32 if floats else None)
+
+    return jax.tree.map(lifted, tree)
+
+
 def global_norm(tree: Any) -> jax.Array:
     """Euclidean norm over all leaves, summed in float32."""
     squares = [jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree)]

@@ -57,7 +57,7 @@ SUITES = {
         capabilities.CapabilitiesSuite,
         capabilities.run,
         True,
-        "animate, extend, join, loop, edit beside what costs nothing",
+        "animate, extend, join, loop, edit, sizes beside what costs nothing",
     ),
     "retrieval": Suite(
         retrieval.RetrievalSuite, retrieval.run, True, "each caption brings back its own clip"

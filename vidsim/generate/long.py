@@ -21,6 +21,7 @@ from vidsim.data.packing import RowLimits
 from vidsim.generate.made import Made, check_frames
 from vidsim.generate.model import Model
 from vidsim.generate.pack import Request
+from vidsim.generate.ramp import State, check_ramp, ramp_latents
 from vidsim.generate.roll import Window, WindowConfig, plan_window, roll_forward
 from vidsim.generate.sample import Progress, SamplerConfig, sample
 from vidsim.models.codec import to_uint8
@@ -37,11 +38,14 @@ def make_windows(
     config: SamplerConfig = SamplerConfig(),  # noqa: B008 (frozen)
     window: WindowConfig = WindowConfig(),  # noqa: B008 (frozen)
     progress: Progress | None = None,
+    ramp: bool = False,
 ) -> int:
     """Makes the latents of a long video, one file a window; goes on where an earlier call stopped.
 
     request  num_frames is of the whole video, any number; fps, size, prompt, seed as always
     folder   made when missing
+    ramp     noise rises along the window, which moves on frame by frame (generate/ramp.py); a file
+             a latent frame
     Returns  windows that were already there
     Raises   BadInput when the folder holds windows of another video
     """
@@ -49,8 +53,15 @@ def make_windows(
     plan = plan_window(model, request.height, request.width, window)
     total = 1 + -(-(request.num_frames - 1) // model.grid.time_stride)
     folder = Path(folder)
-    _claim(folder, _settings(model, request, config, plan))
+    settings = _settings(model, request, config, plan)
+    settings["window"]["ramp"] = ramp or None  # folders from before there were ramps have no key
+    if ramp:
+        check_ramp(config)
+    _claim(folder, settings)
     found = finished(folder)
+    if ramp:
+        _make_ramp(model, request, folder, total, plan, config, progress, len(found))
+        return len(found)
     made = sum(np.load(path, mmap_mode="r").shape[0] for path in found)
     known = _tail(found, plan.overlap, model, request)
     rolled = roll_forward(
@@ -58,12 +69,34 @@ def make_windows(
         number=len(found), whole=made <= plan.overlap,
     )  # fmt: skip
     for number, (fresh,) in enumerate(rolled, len(found)):
-        path = folder / f"window-{number:05d}.npy"
-        partial = path.with_suffix(".part")
-        with partial.open("wb") as file:
-            np.save(file, fresh)
-        os.replace(partial, path)
+        _write(folder / f"window-{number:05d}.npy", fresh)
     return len(found)
+
+
+def _make_ramp(
+    model: Model,
+    request: Request,
+    folder: Path,
+    total: int,
+    plan: Window,
+    config: SamplerConfig,
+    progress: Progress | None,
+    found: int,
+) -> None:
+    """A file for each latent frame, and beside the newest one the window that goes on from it."""
+    state = State(found, np.load(folder / f"state-{found - 1:05d}.npy")) if found else None
+    frames = ramp_latents(model, request, total, plan, config, progress, state)
+    for number, (fresh, after) in enumerate(frames, found):
+        _write(folder / f"state-{number:05d}.npy", after.x_fnP)  # first: a frame needs its state
+        _write(folder / f"window-{number:05d}.npy", fresh)
+        (folder / f"state-{number - 1:05d}.npy").unlink(missing_ok=True)
+
+
+def _write(path: Path, array: np.ndarray) -> None:
+    partial = path.with_suffix(".part")
+    with partial.open("wb") as file:
+        np.save(file, array)
+    os.replace(partial, path)
 
 
 def finished(folder: Path) -> list[Path]:

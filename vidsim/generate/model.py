@@ -7,6 +7,7 @@ A denoiser's work directory holds
     checkpoints/   of which the weight average is used
     vae/           the VAE that made its latents, as `store.weights.save_model` writes it
 
+an exported model's folder (`generate/export.py`) holds model.safetensors in place of checkpoints/,
 and a VAE's "task": "autoencoding", "autoencoding" (AutoencodingConfig) and checkpoints/.
 """
 
@@ -23,20 +24,20 @@ import numpy as np
 from vidsim.config import from_dict
 from vidsim.core.errors import bad
 from vidsim.core.host_random import stable_hash
-from vidsim.core.trees import count, flatten
+from vidsim.core.trees import as_float32, count, flatten
 from vidsim.data.packing import RowLimits
 from vidsim.data.plan import PlanConfig
 from vidsim.data.tokenizer import Tokenizer
+from vidsim.generate.assets import find
 from vidsim.generate.pack import TokenGrid
 from vidsim.models.vae import Vae, VaeConfig
 from vidsim.store.checkpoints import CheckpointStore
-from vidsim.store.weights import load_model, model_hash
+from vidsim.store.weights import WEIGHTS, load_model, model_hash
 from vidsim.store.workdir import read_config
 from vidsim.tasks.autoencoding import Autoencoding, AutoencodingConfig
 from vidsim.tasks.denoising import Denoising, DenoisingConfig
 
 VAE_FOLDER = "vae"
-_WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -96,15 +97,41 @@ class Model:
 
 
 def load(ckpt: str | os.PathLike[str], step: int | None = None, ema: bool = True) -> Model:
-    """Reads a denoiser from its work directory.
+    """Reads a denoiser: a work directory, an exported folder, or a shipped model by its name.
 
     step    of the checkpoint; the newest whole one by default
     ema     the weight average, or else the weights themselves
     Raises  BadInput when the folder is of something else, the checkpoint of another architecture
             or the VAE of other latents
     """
-    folder = Path(ckpt)
+    folder = find(ckpt)
+    if (folder / WEIGHTS).is_file():
+        return _load_exported(os.fspath(ckpt), folder, step, ema)
     config = read_config(folder)
+    task, limits, vae = _parts(folder, config)
+    params, facts = _restore(folder, task, step, ema)
+    return Model(task, params, vae, limits, facts, config)
+
+
+def _load_exported(name: str, folder: Path, step: int | None, ema: bool) -> Model:
+    """A folder that `generate.export.export` wrote. It holds one set of weights."""
+    saved = load_model(folder)
+    task, limits, vae = _parts(folder, saved.config)
+    if step not in (None, saved.extra["step"]):
+        raise bad(name, f"holds step {saved.extra['step']}", f"step {step} was asked for")
+    if not ema:
+        raise bad(name, f"holds one set of weights ({saved.extra['weights']})", "no --raw")
+    params = as_float32(saved.params)
+    _check_tree(f"{folder}", params, jax.eval_shape(task.init, jax.random.key(0)))
+    facts = {
+        "checkpoint": name, "step": saved.extra["step"], "weights": saved.extra["weights"],
+        "parameters": count(params), "weights_id": saved.extra["weights_id"],
+    }  # fmt: skip
+    return Model(task, params, vae, limits, facts, saved.config)
+
+
+def _parts(folder: Path, config: Mapping[str, Any]) -> tuple[Denoising, RowLimits, VaeModel]:
+    """What a denoiser's configuration says, and the VAE beside it."""
     _check_task(folder, config, "denoising")
     task = Denoising(from_dict(DenoisingConfig, config["denoising"], f"{folder}: denoising"))
     if task.cfg.text is None:
@@ -113,22 +140,21 @@ def load(ckpt: str | os.PathLike[str], step: int | None = None, ema: bool = True
     plan = from_dict(PlanConfig, config["plan"], f"{folder}: plan")
     vae = load_vae(folder / VAE_FOLDER)
     _check_latents(folder, task, vae, config)
-    params, facts = _restore(folder, task, step, ema)
-    return Model(task, params, vae, plan.limits, facts, config)
+    return task, plan.limits, vae
 
 
 def load_vae(path: str | os.PathLike[str], step: int | None = None, ema: bool = True) -> VaeModel:
-    """Reads a VAE from an exported folder, from a work directory that has one in vae/, or from the
-    checkpoints of a VAE's work directory. Raises BadInput when there is none.
+    """Reads a VAE from a folder that has one in vae/, from an exported VAE, or from the checkpoints
+    of a VAE's work directory. Raises BadInput when there is none.
     """
-    folder = Path(path)
-    if not (folder / _WEIGHTS).exists() and (folder / VAE_FOLDER / _WEIGHTS).exists():
+    folder = find(path)
+    if (folder / VAE_FOLDER / WEIGHTS).exists():
         folder = folder / VAE_FOLDER
-    if (folder / _WEIGHTS).exists():
+    if (folder / WEIGHTS).exists():
         saved = load_model(folder)
         vae = Vae(from_dict(VaeConfig, saved.config, f"{folder}: config"))
         _check_tree(f"{folder}", saved.params, jax.eval_shape(vae.init, jax.random.key(0)))
-        params = jax.tree.map(jax.numpy.asarray, saved.params)
+        params = as_float32(saved.params)
         facts = {"vae": str(folder), "vae weights": saved.hash[:12]}
         return VaeModel(vae, params, saved.hash, facts)
     config = read_config(folder)

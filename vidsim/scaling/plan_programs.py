@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vidsim.core.errors import bad
+from vidsim.core.flop_count import jaxpr_flops
 from vidsim.data.plan import PlanConfig
 from vidsim.diffusion.guidance import GuidanceConfig
 from vidsim.models.vae import Vae, VaeConfig
@@ -25,7 +26,6 @@ from vidsim.nn.attention import implementation_for
 from vidsim.parallel.place import batch_sharding
 from vidsim.parallel.rules import Rules, shardings
 from vidsim.runs import DenoiserRun, VaeRun
-from vidsim.scaling.plan_flops import jaxpr_flops
 from vidsim.scaling.plan_rows import RowContent
 from vidsim.tasks.autoencoding import Autoencoding, load_perceptual
 from vidsim.tasks.denoising import Denoising, DenoisingConfig

@@ -9,15 +9,20 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
+import ml_dtypes
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError, deserialize
+from safetensors.numpy import save_file
 
 from vidsim.core.errors import bad
 from vidsim.core.trees import flatten, unflatten
 
 FORMAT = "vidsim-model/1"
-_WEIGHTS, _CONFIG = "model.safetensors", "config.json"
+WEIGHTS = "model.safetensors"
+_CONFIG = "config.json"
+# Number formats by their names in the file; safetensors' own numpy reader knows no bfloat16.
+_DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
+           "I64": np.int64, "I32": np.int32, "U8": np.uint8, "BOOL": np.bool_}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +59,8 @@ def save_model(
     draft = target.with_name(f".{target.name}.{os.getpid()}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
-    save_file(arrays, draft / _WEIGHTS)
+    save_file(arrays, draft / WEIGHTS)
+    (draft / WEIGHTS).chmod(0o644)  # safetensors' own mode hides the file from other users
     body = {"format": FORMAT, "config": dict(config), "extra": dict(extra or {}), "hash": identity}
     (draft / _CONFIG).write_text(json.dumps(body, indent=1))
     if target.exists():
@@ -70,9 +76,9 @@ def load_model(directory: str | pathlib.Path) -> SavedModel:
         body = json.loads((folder / _CONFIG).read_bytes())
         if not isinstance(body, dict) or body.get("format") != FORMAT:
             raise bad(f"{folder / _CONFIG}", "is not of a vidsim model", f"format {FORMAT}")
-        arrays = load_file(folder / _WEIGHTS)
+        arrays = _read_arrays(folder / WEIGHTS)
     except FileNotFoundError as error:
-        name = pathlib.Path(str(error.filename or _WEIGHTS)).name
+        name = pathlib.Path(str(error.filename or WEIGHTS)).name
         raise bad(f"{folder}", f"no {name}", "a folder with model.safetensors") from None
     except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise bad(f"{folder}", f"cannot be read ({error})", change="export it again") from None
@@ -95,6 +101,17 @@ def model_hash(
         h.update(json.dumps([path, x.dtype.name, list(x.shape)]).encode())
         h.update(x.reshape(-1).view(np.uint8).data)
     return h.hexdigest()
+
+
+def _read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Arrays by path, of the format that they have on disk."""
+    arrays = {}
+    for name, entry in deserialize(path.read_bytes()):
+        if entry["dtype"] not in _DTYPES:
+            known = ", ".join(_DTYPES)
+            raise bad(f"{path}", f"{name} is {entry['dtype']}", known, "export it again")
+        arrays[name] = np.frombuffer(entry["data"], _DTYPES[entry["dtype"]]).reshape(entry["shape"])
+    return arrays
 
 
 def _identity(folder: pathlib.Path) -> str | None:

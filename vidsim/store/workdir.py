@@ -149,6 +149,11 @@ def read_config(path: str | pathlib.Path) -> dict[str, Any]:
     return _read(file)
 
 
+def read_provenance(path: str | pathlib.Path) -> dict[str, Any]:
+    """Where a run came from: hashes of its data, one entry a start. Raises BadInput."""
+    return _read(pathlib.Path(path) / "provenance.json")
+
+
 def _check_same(
     old: Mapping[str, Any], new: Mapping[str, Any], where: str, free: Sequence[str]
 ) -> None:

@@ -202,6 +202,7 @@ class Denoising:
         x_t_RNP: jax.Array,
         t_RS: jax.Array,
         condition_RN: jax.Array,
+        group_RN: jax.Array | None = None,
     ) -> jax.Array:
         """The network's prediction of clean normalised patches, f32[R,N,P].
 
@@ -210,15 +211,18 @@ class Denoising:
         x_t_RNP       noisy patches; clean ones where given
         t_RS          noise time of each clip
         condition_RN  bool[R,N] tokens that are given: the network is told that their time is 0
+        group_RN      i32[R,N] which column of t_RS (from 1; 0: padding) holds a token's time, where
+                      it is not its clip's: frames of one clip may have times of their own
         """
         segment_RN = batch["patch_segment"]
+        group_RN = segment_RN if group_RN is None else group_RN
         clean_R1 = jnp.zeros_like(t_RS[:, :1])
         output_RNP = self.dit.apply(
             params["dit"],
             x_t_RNP,
             text["text"],
             levels_RK=jnp.concatenate([clean_R1, t_RS], axis=1),
-            level_index_RN=jnp.where(condition_RN, 0, segment_RN),
+            level_index_RN=jnp.where(condition_RN, 0, group_RN),
             patch_segment_RN=segment_RN,
             text_segment_RM=text["text_segment"],
             position_RN3=batch["patch_position"],
@@ -227,7 +231,7 @@ class Denoising:
             grid_RS3=batch["grid"],
             action_RN=batch["action"],
         ).astype(jnp.float32)
-        t_RN = spread(t_RS, segment_RN)
+        t_RN = spread(t_RS, group_RN)
         if self.cfg.prediction == RESIDUAL:
             skip_RN1, scale_RN1 = residual_scales(t_RN[..., None])
             return skip_RN1 * x_t_RNP + scale_RN1 * output_RNP
@@ -251,13 +255,14 @@ class Denoising:
         x_t_RNP: jax.Array,
         t_RS: jax.Array,
         condition_RN: jax.Array,
+        group_RN: jax.Array | None = None,
     ) -> jax.Array:
         """Guided prediction of x: with and without captions in one call of twice the rows.
 
         text  from `prepare` with the same guidance; the rest as in `predict`
         """
         if not guidance.needed:
-            return self.predict(params, batch, text, x_t_RNP, t_RS, condition_RN)
+            return self.predict(params, batch, text, x_t_RNP, t_RS, condition_RN, group_RN)
 
         def twice(value: jax.Array) -> jax.Array:
             return jnp.concatenate([value, value]) if value.ndim else value
@@ -265,9 +270,11 @@ class Denoising:
         both_RNP = self.predict(
             params, {k: twice(v) for k, v in batch.items() if k not in ("patches", "text")}, text,
             twice(x_t_RNP), twice(t_RS), twice(condition_RN),
+            None if group_RN is None else twice(group_RN),
         )  # fmt: skip
         with_text, without_text = jnp.split(both_RNP, 2)
-        return guide(guidance, with_text, without_text, t_RS, batch["patch_segment"])
+        owner_RN = batch["patch_segment"] if group_RN is None else group_RN
+        return guide(guidance, with_text, without_text, t_RS, owner_RN)
 
     def denoise_fn(
         self,

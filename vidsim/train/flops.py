@@ -1,4 +1,5 @@
-"""Floating-point operations of a denoising step, from the lengths of its segments.
+"""Floating-point operations of a denoising step, from the lengths of its segments; and of a step
+of the autoencoder, from its traced program.
 
 Matrix products only, a multiply-add counted as two. "Live" counts tokens that exist and pairs that
 attend (the sum of squared segment lengths); "padded" counts whole rows, as a dense attention would
@@ -7,15 +8,19 @@ What rematerialisation computes again is not counted: it is the model's work, no
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
+from vidsim.core.flop_count import jaxpr_flops
 from vidsim.data.plan import Plan
 from vidsim.models.dit import DiTConfig
 from vidsim.models.dit_config import matmul_flops
 from vidsim.models.text import ByteEncoderConfig
+from vidsim.tasks.autoencoding import Autoencoding
 from vidsim.tasks.denoising import DenoisingConfig
 
 TRAINING = 3.0
@@ -79,6 +84,27 @@ def packed_work(cfg: DenoisingConfig) -> Work:
             "flops": flops.live,
             "padded_flops": flops.padded,
         }
+
+    return work
+
+
+def crop_work(task: Autoencoding) -> Work:
+    """What `train` records of each step of crops: clips of the step, and FLOPs of the autoencoder
+    over them. A critic and a perceptual network are not counted.
+    """
+    shapes = jax.eval_shape(task.vae.init, jax.random.key(0))
+
+    def there_and_back(params: Any, video: jax.Array) -> jax.Array:
+        return task.vae.decode(params, task.vae.encode(params, video)[0])
+
+    @functools.cache
+    def each(T: int, H: int, W: int) -> float:
+        video = jax.ShapeDtypeStruct((1, T, H, W, 3), "float32")
+        return TRAINING * jaxpr_flops(there_and_back, shapes, video)
+
+    def work(batch: Any) -> dict[str, float]:
+        clips = float(batch["num_clips"])
+        return {"clips": clips, "flops": clips * each(*batch["video"].shape[1:4])}
 
     return work
 

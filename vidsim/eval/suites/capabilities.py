@@ -1,4 +1,5 @@
-"""Suite `capabilities`: animate, extend, join, loop and edit, scored on clips whose truth is known.
+"""Suite `capabilities`: animate, extend, join, loop, edit, several beginnings of one end, any size,
+scored on clips whose truth is known.
 
 Every score is joint (see capabilities_score.py) and stands beside what costs nothing: the frozen
 frame, the nearest training clip, the mean clip, the cross-fade.
@@ -15,6 +16,7 @@ from vidsim.core.errors import bad, nearest
 from vidsim.eval.result import Sample, SuiteResult, View
 from vidsim.eval.score import Score, score_of
 from vidsim.eval.stats import clip_bootstrap, paired_bootstrap, wilson
+from vidsim.eval.suites.capabilities_beginnings import BeginningRows, beginning_rows
 from vidsim.eval.suites.capabilities_cases import (
     TASKS,
     Case,
@@ -27,6 +29,7 @@ from vidsim.eval.suites.capabilities_cases import (
 from vidsim.eval.suites.capabilities_edit import EditRows, edit_rows
 from vidsim.eval.suites.capabilities_long import LongRows, long_rows
 from vidsim.eval.suites.capabilities_score import CHECKS, judge, skill
+from vidsim.eval.suites.capabilities_sizes import SIZES, SizeRows, size_rows
 from vidsim.generate.extend import animate, extend
 from vidsim.generate.join import join
 from vidsim.generate.loop import loop_clip
@@ -38,7 +41,8 @@ from vidsim.worlds.base import World, from_spec
 
 Progress = Callable[[str, int, int], None]
 Marks = dict[str, list[dict[str, float]]]
-MORE = ("edit", "long")  # tasks with rows of their own
+Rows = EditRows | BeginningRows | SizeRows | LongRows
+MORE = ("edit", "beginnings", "sizes", "long")  # tasks with rows of their own
 NEEDS = {"animate": "animate", "forward": "extend forward", "backward": "extend backward",
          "join": "join", "loop": "join"}  # fmt: skip
 
@@ -47,7 +51,7 @@ NEEDS = {"animate": "animate", "forward": "extend forward", "backward": "extend 
 class CapabilitiesSuite:
     """Which tasks, on which clips, how they are sampled.
 
-    tasks      of TASKS, and "edit", and "long" (minutes of sampling: not among the default ones)
+    tasks      of TASKS and MORE; "long" is minutes of sampling, so not among the default ones
     clips      of each task
     world      specification of the held-out world; one object
     training   specification of the world that the trivial clips come from
@@ -55,13 +59,15 @@ class CapabilitiesSuite:
     size       (height, width) in pixels
     frames     of a whole clip
     strengths  of edits, one row each
+    beginnings made for each given end
+    sizes      (height, width) of prompts sampled at many sizes; `size_clips` prompts each
     long_clips, long_s, long_fps   long videos: how many, their seconds, frames a second
     seed       of the first clip's noise; the others follow
     shown      clips of each task kept to look at
     sampler    how clips are made
     """
 
-    tasks: tuple[str, ...] = (*TASKS, "edit")
+    tasks: tuple[str, ...] = (*TASKS, "edit", "beginnings", "sizes")
     clips: int = 32
     world: str = "shapes?split=heldout&seed=3&objects=1"
     training: str = "shapes?split=train&seed=0&objects=1"
@@ -69,6 +75,9 @@ class CapabilitiesSuite:
     size: tuple[int, int] = (64, 64)
     frames: int = 17
     strengths: tuple[float, ...] = (0.3, 0.5, 0.7, 0.85)
+    beginnings: int = 4
+    sizes: tuple[tuple[int, int], ...] = SIZES
+    size_clips: int = 16
     long_clips: int = 8
     long_s: float = 60.0
     long_fps: float = 8.0
@@ -89,12 +98,13 @@ def run(model: Model, suite: CapabilitiesSuite, progress: Progress | None = None
     """Makes the clips of every task, judges them beside the truth and the trivial ones."""
     world, stride = from_spec(suite.world), model.grid.time_stride
     height, width = suite.size
-    lay_out(model, [Request("", height, width, suite.frames)])
+    sizes = suite.sizes if "sizes" in suite.tasks else ()
+    lay_out(model, [Request("", *size, suite.frames) for size in ((height, width), *sizes)])
     scores: list[Score] = []
     samples: list[Sample] = []
     clips: list[dict[str, Any]] = []
     tasks = [task for task in suite.tasks if task not in MORE]
-    for task in tasks:
+    for task in (*tasks, *(["backward"] if "beginnings" in suite.tasks else [])):
         require_training(model, NEEDS[task], "suite capabilities")
     library = make_library(from_spec(suite.training), suite.library, suite.size, suite.frames)
     for task in tasks:
@@ -104,7 +114,9 @@ def run(model: Model, suite: CapabilitiesSuite, progress: Progress | None = None
         scores += task_scores(task, marks)
         samples += _samples(task, cases, videos, marks, suite)
         clips += outcome_rows(marks, cases)
-    more: dict[str, Callable[..., EditRows | LongRows]] = {"edit": edit_rows, "long": long_rows}
+    more: dict[str, Callable[..., Rows]] = {
+        "edit": edit_rows, "beginnings": beginning_rows, "sizes": size_rows, "long": long_rows,
+    }  # fmt: skip
     for task in MORE:
         if task in suite.tasks:
             found = more[task](model, world, suite, progress)

@@ -22,6 +22,7 @@ PERIODS = (16, 24, 32)  # of backgrounds, pixels; the longest only in frames of 
 CROSSING_SHARE = 0.15  # of the objects may reach over the frame's border
 BOUNCING_SHARE = 0.3  # of the moving objects in clips of at least BOUNCE_FRAMES
 BOUNCE_FRAMES = 9
+LONG_FRAMES = 33  # longest clip whose objects meet a wall once at most
 MOMENTS = (0.0, 1.0, 0.5, 0.25, 0.75)  # of a clip, at which objects are kept apart
 TRIES = 24  # placements tried for an object
 RESTARTS = 20  # of a scene in which one found no room
@@ -242,7 +243,8 @@ def _motion(
     if bounce:
         wall = _box(height, width, reach, 1.0)
         rooms = (wall[1] - wall[0], wall[3] - wall[2])
-        if attempt < 7 and any(abs(delta[a]) > 1.5 * rooms[a] for a in (0, 1)):
+        once = num_frames <= LONG_FRAMES  # longer ones may meet walls several times
+        if attempt < 7 and once and any(abs(delta[a]) > 1.5 * rooms[a] for a in (0, 1)):
             return None
         start = _bouncing_start(rng, wall, delta, rooms)
     else:

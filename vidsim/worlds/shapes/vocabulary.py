@@ -103,6 +103,8 @@ FRAME_RATES: dict[int, tuple[float, ...]] = {
     9: (8.0, 12.0, 16.0),
     17: (8.0, 12.0, 16.0, 24.0),
     33: (12.0, 16.0, 24.0),
+    65: (16.0, 24.0),
+    129: (16.0, 24.0),
 }
 
 # mix -> ({size: weight}, {frames: weight}): how often a world draws each.

@@ -1,0 +1,62 @@
+"""The demo model: small enough to ship, and its script goes the whole road."""
+
+import dataclasses
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from vidsim.config import load_experiment
+from vidsim.core.trees import count
+from vidsim.generate.model import load
+from vidsim.models.vae import Vae
+from vidsim.runs import build_run
+from vidsim.store.weights import load_model
+from vidsim.tasks.denoising import Denoising
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "experiments" / "demo.py"
+MOST_MB = 10.0
+
+
+def test_the_demo_fits_into_the_package():
+    """Two bytes a weight, the vocabulary full."""
+    vae = build_run(load_experiment(f"{SCRIPT}:vae")).autoencoding.vae
+    run = build_run(load_experiment(str(SCRIPT)))
+    words = tuple(f"w{i}" for i in range(256))
+    dit = dataclasses.replace(
+        run.denoising.dit, patch_width=4 * vae.latent_channels, text_width=run.denoising.text.width
+    )
+    text = dataclasses.replace(run.denoising.text, words=words)
+    task = Denoising(dataclasses.replace(run.denoising, dit=dit, text=text))
+    key = jax.random.key(0)
+    weights = count(jax.eval_shape(task.init, key)) + count(jax.eval_shape(Vae(vae).init, key))
+    assert 2 * weights <= MOST_MB * 1e6
+    masks = run.denoising.masks
+    assert masks.join > 0 and masks.headless > 0, "joins and long videos are trained"
+
+
+def _demo(folder, *words):
+    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, str(SCRIPT), *words], cwd=folder, env=env, timeout=1500,
+                          capture_output=True, text=True)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_script_goes_the_whole_road_and_then_rests(tmp_path):
+    done = _demo(tmp_path, "--debug")
+    assert done.returncode == 0, (done.stdout[-800:], done.stderr[-1500:])
+    asset = tmp_path / "runs" / "demo-debug" / "asset"
+    facts, card = load_model(asset).extra, (asset / "README.md").read_text()
+    assert load(asset).facts["step"] == 3
+    assert {entry["suite"] for entry in facts["scores"]} == {"vae", "prompts", "capabilities"}
+    assert all(entry["rounded"] for entry in facts["scores"]), "of the very weights that ship"
+    assert "129" in facts["training"]["denoiser"]["data"]["frames"]
+    for fact in ("license: apache-2.0", facts["training"]["denoiser"]["data"]["hash"]["cache"][:16],
+                 facts["training"]["autoencoder"]["data"]["source"], "prompts/colour"):  # fmt: skip
+        assert fact in card, fact
+    again = _demo(tmp_path, "--debug")
+    assert again.returncode == 0 and "resuming at step 3" in again.stdout

@@ -1,0 +1,171 @@
+"""The model card of an exported model, from what its runs recorded; nothing in it is typed by hand.
+
+Every number comes from config.json, provenance.json and metrics.jsonl of the runs, from the index
+and the latent cache that they name, and from results.json of the scores.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vidsim.core.errors import bad
+from vidsim.data.index import ClipIndex
+from vidsim.eval.markdown import markdown_table
+from vidsim.eval.result import SavedResult
+from vidsim.eval.score import to_json
+from vidsim.generate.export import Rounded, num_bytes
+from vidsim.store.shards import LatentCache
+from vidsim.store.workdir import read_config, read_provenance
+from vidsim.train.events import read_metrics
+
+Facts = dict[str, Any]
+
+
+def training_facts(workdir: str | os.PathLike[str]) -> Facts:
+    """How one run was trained.
+
+    Returns  task, steps, seed; minutes and flops (mean over the logged steps times all steps; flops
+             None where the run does not count them), hardware, data (see `data_facts`), code
+    Raises   BadInput for a folder without records
+    """
+    folder = Path(workdir)
+    config, provenance = read_config(folder), read_provenance(folder)
+    logged = [row for row in read_metrics(folder / "metrics.jsonl") if row["kind"] == "train"]
+    if not logged or not provenance["starts"]:
+        raise bad(f"{workdir}", "no training steps in metrics.jsonl", "a finished run")
+    steps = int(logged[-1]["step"])
+
+    def total(name: str) -> float | None:
+        values = [row[name] for row in logged if name in row]
+        return float(np.mean(values)) * steps if values else None
+
+    starts = provenance["starts"]
+    seconds = total("step_s")
+    return {
+        "task": config["task"], "steps": steps, "seed": config["run"]["seed"],
+        "minutes": round(seconds / 60, 1) if seconds is not None else None,
+        "flops": total("flops"),
+        "hardware": sorted({f"{start['devices']}, {start['machine']}" for start in starts}),
+        "starts": len(starts), "first start": starts[0]["time"],
+        "code": {key: starts[-1][key] for key in ("vidsim", "git")},
+        "libraries": starts[-1]["libraries"], "data": data_facts(config, provenance["data"]),
+    }  # fmt: skip
+
+
+def data_facts(config: Mapping[str, Any], hashes: Mapping[str, str]) -> Facts:
+    """What a run read: its index or latent cache, by hash; its contents where it is still there."""
+    facts: Facts = {"hash": dict(hashes)}
+    data = config["data"]
+    if "index" in data and Path(data["index"]).is_file():
+        index = ClipIndex.open(data["index"])
+        if index.hash == hashes.get("index"):
+            facts |= {"source": index.spec.get("spec", index.spec), "clips": len(index),
+                      "frames": _counts(index.num_frames)}  # fmt: skip
+    if "cache" in data and Path(data["cache"]).is_dir():
+        cache = LatentCache.open(data["cache"])
+        if cache.hash == hashes.get("cache"):
+            frames, sizes = cache.pieces["num_frames"], cache.size_HW
+            facts |= {"pieces": len(frames), "frames": _counts(frames),
+                      "sizes": sorted({f"{w}x{h}" for h, w in sizes.tolist()}),
+                      "words": len(cache.meta.words)}  # fmt: skip
+    return facts
+
+
+def check_scores(model: Rounded, results: Sequence[SavedResult]) -> None:
+    """Raises BadInput for scores of other weights than those that are exported."""
+    ours = {model.model.facts["weights_id"], model.weights_id}
+    vaes = {model.model.vae.hash, model.config["vae_hash"]}
+    for saved in results:
+        theirs = saved.run.get("weights_id")
+        if theirs not in ours and (theirs is not None or saved.run["vae_hash"] not in vaes):
+            raise bad("--scores", f"{saved.folder} is of weights {theirs}",
+                      " or ".join(sorted(ours)), "score the model that is exported")  # fmt: skip
+
+
+def card_facts(
+    name: str,
+    licence: str,
+    model: Rounded,
+    runs: Mapping[str, str | os.PathLike[str]],
+    results: Sequence[SavedResult],
+) -> Facts:
+    """Everything that the card says, JSON-able.
+
+    runs     "denoiser" and "autoencoder" -> work directory
+    results  of suites run on these weights, or on these weights in bfloat16
+    """
+    check_scores(model, results)
+    return {
+        "name": name, "licence": licence, "parameters": model.model.facts["parameters"],
+        "weight_bytes": num_bytes(model),
+        "training": {part: training_facts(folder) for part, folder in runs.items()},
+        "scores": [
+            {"suite": saved.suite, "facts": dict(saved.facts), "date": saved.run["date"],
+             "hardware": saved.run["hardware"], "rounded": _rounded(model, saved),
+             "rows": [to_json(s) for s in saved.scores if s.metric.count("/") < 2]}
+            for saved in results
+        ],
+    }  # fmt: skip
+
+
+def card_text(facts: Facts, results: Sequence[SavedResult]) -> str:
+    """README.md of an exported model, Markdown. `results` in the order of facts["scores"]."""
+    size = facts["weight_bytes"] / 1e6
+    lines = [
+        "---", f"license: {facts['licence'].lower()}", "library_name: vidsim", "---", "",
+        f"# {facts['name']}", "",
+        f"A text-to-video model made with vidsim: {facts['parameters']:,} parameters of the "
+        f"denoiser and its text encoder; all weights {size:.1f} MB in bfloat16. Licence: "
+        f"{facts['licence']}.",
+        "", "## Training", "",
+    ]  # fmt: skip
+    table = {part: _training_cells(run) for part, run in facts["training"].items()}
+    parts = list(table)
+    lines += [f"| | {' | '.join(parts)} |", "|---" * (len(parts) + 1) + "|"]
+    for row in dict.fromkeys(name for cells in table.values() for name in cells):
+        lines.append(f"| {row} | {' | '.join(table[part].get(row, '–') for part in parts)} |")
+    lines += ["", "Minutes and FLOPs: the mean of the logged steps times all steps; compiling, "
+              "reading and evaluating are not counted."]  # fmt: skip
+    for saved, entry in zip(results, facts["scores"], strict=True):
+        what = "of these weights" if entry["rounded"] else "of the weights before rounding"
+        about = ", ".join(f"{key} {value}" for key, value in entry["facts"].items())
+        lines += ["", f"## Scores: {saved.suite}", "",
+                  f"{saved.summary} {entry['date']}, {entry['hardware']}, {what}. {about}", "",
+                  *markdown_table(saved)]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _training_cells(run: Facts) -> dict[str, str]:
+    """The rows of the training table, as text."""
+    data, code = run["data"], run["code"]
+    flops = f"{run['flops']:.3g}" if run["flops"] is not None else "not counted"
+    cells = {
+        "steps": f"{run['steps']:,}", "seed": f"{run['seed']}", "minutes": f"{run['minutes']:g}",
+        "FLOPs": flops, "hardware": "; ".join(run["hardware"]),
+        "data": f"{data['source']}" if "source" in data else "latents of the same clips"
+        if "pieces" in data else "no longer at hand",
+        "clips": f"{data.get('clips', data.get('pieces', '–')):,}"
+        if {"clips", "pieces"} & data.keys() else "–",
+        "frames (clips)": ", ".join(f"{k} ({n:,})" for k, n in data.get("frames", {}).items())
+        or "–",
+        "hash of the data": ", ".join(f"{k} {v[:16]}" for k, v in data["hash"].items()),
+        "vidsim": f"{code['vidsim']}, git {(code['git'] or 'none')[:12]}",
+        "libraries": ", ".join(f"{k} {v}" for k, v in run["libraries"].items() if v),
+    }  # fmt: skip
+    if "sizes" in data:
+        cells["sizes"] = ", ".join(data["sizes"])
+    return cells
+
+
+def _rounded(model: Rounded, saved: SavedResult) -> bool:
+    """Whether a result is of the bfloat16 weights themselves."""
+    name = saved.run.get("weights_id")
+    return name == model.weights_id if name else saved.run["vae_hash"] == model.config["vae_hash"]
+
+
+def _counts(values: np.ndarray) -> dict[str, int]:
+    found, count = np.unique(values, return_counts=True)
+    return {str(int(k)): int(n) for k, n in zip(found, count, strict=True)}
