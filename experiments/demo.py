@@ -1,6 +1,6 @@
 """The demo model, which comes with the package: `vidsim sample --ckpt demo --prompt ...`.
 
-Purpose   one small model with every capability: 4x8x8 autoencoder, text encoder and denoiser,
+Purpose   one small model with every capability: 4x16x16 autoencoder, text encoder and denoiser,
           trained on the shapes world at 12 sizes and 1 to 129 frames, exported in bfloat16
 Command   python experiments/demo.py         makes vidsim/assets/demo; goes on where it stopped
           python experiments/demo.py --list  prints its commands: index, train, encode, train,
@@ -34,7 +34,7 @@ WORLD = (
 WEIGHTS, DEBUG_WEIGHTS = "0.30,0.16,0.18,0.16,0.10,0.06,0.04", "1,1,1,1,1,1,1"
 HELD_OUT = "shapes?split=heldout&seed=2&objects=1&anchored=true"
 SAMPLER = ("sampler.solver=euler", "sampler.steps=16", "sampler.guidance.scale=3.0")
-ENCODE = ("geometry.max_area=0", "geometry.max_frames=129", "geometry.max_tokens=576",
+ENCODE = ("geometry.patch=(1,1,1)", "geometry.max_area=0", "geometry.max_frames=129", "geometry.max_tokens=576",
           "geometry.decimate_share=0.1", "max_text=96", "words=256", "midstream=true")  # fmt: skip
 AUTOENCODER = ("autoencoding.vae.base_dim=64",)
 DENOISER = (
