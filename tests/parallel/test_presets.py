@@ -42,7 +42,7 @@ LOSS, GRADIENT, PARAMS = 1e-5, 1e-5, 1e-5
 # The compiler's search for fast code is not under test; what is moved where is settled before it.
 PLAIN = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
-RING, RING_BLOCK = "ring", 64  # keys in a ring over context, in blocks of so many tokens
+RING = "ring"  # keys in a ring over context; test_ring_attention.py reads what its programs send
 PRESETS = {
     "fsdp": ParallelConfig("fsdp"),
     "fsdp_context_tensor": ParallelConfig("fsdp_context_tensor", context=2, tensor=2),
@@ -131,7 +131,8 @@ def test_a_preset_gives_loss_gradients_and_weights_of_one_device(name):
             np.testing.assert_allclose(mine[path], theirs[path], atol=PARAMS, rtol=0, err_msg=path)
 
 
-@pytest.mark.parametrize("name", marked(PRESETS))
+# Without the ring: its 44 rows in 2 slices cannot be told from all 88 rows by their number.
+@pytest.mark.parametrize("name", marked(name for name in PRESETS if name != RING))
 def test_no_gather_exceeds_a_block_and_no_activation_is_copied_over_an_axis(name):
     assert excesses(name, spread(name).text) == []
 
@@ -142,8 +143,7 @@ def excesses(name, text):
     rows, tokens = ROWS // (data * fsdp), TOKENS // context
     block = count(jax.tree.map(lambda x: x[0], scattered(task())["dit"]["blocks"]))
     # keys and values of a row's tokens meet all of its queries: what attention exchanges
-    met = RING_BLOCK if name == RING else TOKENS
-    exchanged = rows * met * WIDTH // tensor if context > 1 else 0
+    exchanged = rows * TOKENS * WIDTH // tensor if context > 1 else 0
     # six vectors for each level, which every block reads whole
     levels = rows * (SLOTS + 1) * 6 * WIDTH
     room = max(block, exchanged, levels)
