@@ -88,6 +88,9 @@ def test_the_compilers_refusal_says_by_how_much():
     text = ("RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory "
             "space hbm. Used 22.50G of 15.75G hbm. Exceeded hbm capacity by 6.75G.")  # fmt: skip
     assert over_use(text) == (int(22.5 * 2**30), int(15.75 * 2**30))
+    text = ("RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+            "temporaries (27.27G) exceeds available HBM (15.75G).")  # fmt: skip
+    assert over_use(text) == (int(27.27 * 2**30), int(15.75 * 2**30))
     assert over_use("INTERNAL: something else") is None
 
 

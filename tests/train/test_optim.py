@@ -22,7 +22,7 @@ AXES = {
     },
     "conv": {"w": (None, None, "conv_in", "conv_out")},
     "conv_rgb": {"w": (None, None, None, "conv_out")},
-    "words_up": {"w": ("text", "mlp")},
+    "words_up": {"w": ("caption", "mlp")},
     "words_in": {"w": ("text", "embed")},
     "out": {"w": ("embed", "patch")},
 }

@@ -32,7 +32,9 @@ class DiTConfig:
                      tell no token how far it is from the frame's border
     num_actions      actions 1..num_actions are added to their tokens; 0 = the model has none
     dtype            operands of products and the residual stream: float32 or bfloat16
-    attention        an implementation of vidsim.nn.attention, or auto
+    attention        an implementation of vidsim.nn.attention, or auto. Where a row's tokens are
+                     split, ring_blocks sends keys and values round in a ring; every other one
+                     exchanges tokens for heads, so heads must divide
     longest_clip     most tokens of a clip that attention must reach, 0 = a whole row; kernels with
                      tables (TPU) skip what lies farther apart, and a longer clip gives NaN
     remat            none, full or save_attention

@@ -19,6 +19,9 @@ from vidsim.nn.init import init_params, param_axes
 from vidsim.nn.layers import Embed, Linear, param
 from vidsim.nn.pointwise import gelu, rms_norm
 from vidsim.nn.rope import rotate, rotation
+from vidsim.parallel.place import constrain
+
+ROWS = ("rows", None, None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +75,7 @@ class WordMixing(nn.Module):
     def __call__(self, x_RME: jax.Array, segment_RM: jax.Array) -> jax.Array:
         taps = 2 * self.reach + 1
         init = nn.initializers.normal(taps**-0.5)
-        kernel = param(self, "kernel", init, (taps, self.width), ("table", "text"))
+        kernel = param(self, "kernel", init, (taps, self.width), ("table", None))
         out = jnp.zeros_like(x_RME)
         for tap in range(taps):
             ahead = tap - self.reach
@@ -103,17 +106,17 @@ class TextLayer(nn.Module):
         e, f = cfg.width, cfg.mlp_width
         h = rms_norm(x_RME, param(self, "norm_1", "one", (e,), (None,)), cfg.eps)
         q, k, v = (
-            Linear(e, e, ("text", "heads"), use_bias=False, dtype=dtype, name=name)(h).reshape(
+            Linear(e, e, ("caption", "heads"), use_bias=False, dtype=dtype, name=name)(h).reshape(
                 *h.shape[:2], cfg.heads, e // cfg.heads
             )
             for name in ("q", "k", "v")
         )
         h = attend_planned(rotate(q, turn), rotate(k, turn), v, plan).reshape(x_RME.shape)
-        h = Linear(e, e, ("heads", "text"), use_bias=False, dtype=dtype, name="out")(h)
+        h = Linear(e, e, ("heads", "caption"), use_bias=False, dtype=dtype, name="out")(h)
         x_RME = x_RME + h.astype(x_RME.dtype)
         h = rms_norm(x_RME, param(self, "norm_2", "one", (e,), (None,)), cfg.eps)
-        h = gelu(Linear(e, f, ("text", "mlp"), use_bias=False, dtype=dtype, name="up")(h))
-        h = Linear(f, e, ("mlp", "text"), use_bias=False, dtype=dtype, name="down")(h)
+        h = gelu(Linear(e, f, ("caption", "mlp"), use_bias=False, dtype=dtype, name="up")(h))
+        h = Linear(f, e, ("mlp", "caption"), use_bias=False, dtype=dtype, name="down")(h)
         return x_RME + h.astype(x_RME.dtype)
 
 
@@ -132,13 +135,14 @@ class _Network(nn.Module):
         x = Embed(
             cfg.vocab + len(cfg.words),
             e,
-            ("vocab", "text"),
+            ("vocab", "caption"),
             nn.initializers.normal(1.0),
             name="bytes",
         )(text_ids_RM)
         x = x + WordMixing(e, cfg.reach, name="words")(x, segment_RM)
         for layer in range(cfg.layers):
-            x = TextLayer(cfg, name=f"layer_{layer}")(x, turn, plan)
+            x = TextLayer(cfg, name=f"layer_{layer}")(constrain(x, ROWS), turn, plan)
+        x = constrain(x, ROWS)
         x = rms_norm(x, param(self, "norm", "one", (e,), (None,)), cfg.eps)
         return jnp.where((segment_RM > 0)[..., None], x, 0.0)
 

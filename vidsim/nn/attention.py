@@ -18,7 +18,10 @@ from jax.ad_checkpoint import checkpoint_name
 
 from vidsim.core.errors import bad, nearest
 from vidsim.nn.attention_context import (
+    CONTEXT,
+    HEADS,
     QUERIES,
+    RING,
     WHOLE,
     attend_on_mesh,
     current_mesh,
@@ -27,6 +30,7 @@ from vidsim.nn.attention_context import (
 )
 from vidsim.nn.attention_cpu import LOW, SAVED, LivePairs, attend_blocks, live_pairs
 from vidsim.nn.attention_gpu import attend_gpu, gpu_ranges
+from vidsim.nn.attention_ring import attend_ring
 from vidsim.nn.attention_tpu import attend_splash, splash_tables
 
 TPU, GPU = ("tpu",), ("gpu", "cuda", "rocm")
@@ -40,12 +44,16 @@ class Implementation(NamedTuple):
     run        (q_RNAE, k_RMAE, v_RMAE, arrays) -> out_RNAE
     local      run must see whole rows on one device
     platforms  where it runs
+    ring       how to attend where tokens of a row are split over `context`, from the segments
+               (q_segment_RN, k_segment_RM) of each device's tokens; None: by exchanging tokens for
+               heads, so that `run` sees whole rows
     """
 
     prepare: Callable[..., Any]
     run: Callable[..., jax.Array]
     local: bool
     platforms: tuple[str, ...] = EVERYWHERE
+    ring: Callable[..., jax.Array] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,8 +139,11 @@ def plan_attention(
     if platform not in how.platforms:
         allowed = f"{name} runs on {', '.join(how.platforms)}"
         raise bad("attention", f"{name!r} on platform {platform!r}", allowed, "choose 'auto'")
-    exchange = exchange_for(q_axis, k_axis) if how.local else WHOLE
-    if exchange == QUERIES:
+    split = HEADS if how.ring is None else RING
+    exchange = exchange_for(q_axis, k_axis, split) if how.local else WHOLE
+    if exchange == RING:
+        arrays = q_segment_RN.astype(jnp.int32), k_segment_RM.astype(jnp.int32)
+    elif exchange == QUERIES:
         arrays = prepare_slices(how.prepare, q_segment_RN, k_segment_RM)
     else:
         arrays = how.prepare(q_segment_RN, k_segment_RM, longest)
@@ -178,7 +189,8 @@ def attend_planned(
     how = IMPLEMENTATIONS[plan.implementation]
     if not how.local or current_mesh() is None:
         return how.run(q_RNAE, k_RMAE, v_RMAE, plan.arrays)
-    return attend_on_mesh(how.run, plan.exchange, q_RNAE, k_RMAE, v_RMAE, plan.arrays)
+    run = how.ring if plan.exchange == RING and how.ring is not None else how.run
+    return attend_on_mesh(run, plan.exchange, q_RNAE, k_RMAE, v_RMAE, plan.arrays)
 
 
 def attend(
@@ -213,9 +225,15 @@ def _dense(
 
 
 def _blocks(q_RNAE: jax.Array, k_RMAE: jax.Array, v_RMAE: jax.Array, pairs: LivePairs) -> jax.Array:
-    """On CPU small bfloat16 products are slower than float32 ones, so the blocks are float32."""
-    q, k, v = (x.astype(jnp.float32) for x in (q_RNAE, k_RMAE, v_RMAE))
+    q, k, v = _operands(q_RNAE, k_RMAE, v_RMAE)
     return attend_blocks(q, k, v, pairs).astype(v_RMAE.dtype)
+
+
+def _operands(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """On CPU small bfloat16 products are slower than float32 ones, so the blocks are float32."""
+    if current_platform() != "cpu":
+        return arrays
+    return tuple(x.astype(jnp.float32) for x in arrays)
 
 
 def _dense_segments(
@@ -227,15 +245,30 @@ def _dense_segments(
 def _blocks_segments(
     q_segment_RN: jax.Array, k_segment_RM: jax.Array, longest: int | None
 ) -> LivePairs:
-    """Block sizes by static shape: see the table of `implementation_for`."""
-    block_q, block_k = (256 if x.shape[1] > 2048 else 64 for x in (q_segment_RN, k_segment_RM))
+    block_q, block_k = (_block_for(x.shape[1]) for x in (q_segment_RN, k_segment_RM))
     return live_pairs(q_segment_RN, k_segment_RM, block_q, block_k)
 
 
-# "dense" and "cpu_blocks" are plain JAX and run everywhere, where they are asked for by name.
+def _block_for(tokens: int) -> int:
+    """Block size by static shape: see the table of `implementation_for`."""
+    return 256 if tokens > 2048 else 64
+
+
+def _ring_blocks(
+    q_RNAE: jax.Array, k_RMAE: jax.Array, v_RMAE: jax.Array, segments: tuple[jax.Array, jax.Array]
+) -> jax.Array:
+    """`_blocks` on the tokens of each device, in a ring."""
+    q, k, v = _operands(q_RNAE, k_RMAE, v_RMAE)
+    block_q, block_k = _block_for(q.shape[1]), _block_for(k.shape[1])
+    out = attend_ring(q, k, v, segments, axis=CONTEXT, block_q=block_q, block_k=block_k)
+    return out.astype(v_RMAE.dtype)
+
+
+# "dense" and the blocks are plain JAX and run everywhere, where they are asked for by name.
 IMPLEMENTATIONS: dict[str, Implementation] = {
     "dense": Implementation(_dense_segments, _dense, local=False),
     "cpu_blocks": Implementation(_blocks_segments, _blocks, local=True),
+    "ring_blocks": Implementation(_blocks_segments, _blocks, local=True, ring=_ring_blocks),
     "tpu_splash": Implementation(splash_tables, attend_splash, local=True, platforms=TPU),
     "tpu_splash_interpreted": Implementation(
         splash_tables, functools.partial(attend_splash, interpret=True), local=True

@@ -2,8 +2,10 @@
 
 Where a row's tokens are split, all-to-all exchanges change tokens for heads (DeepSpeed Ulysses,
 arXiv:2309.14509): each device attends over whole rows with a share of the heads and hands the
-result back, so a kernel sees whole rows and segments may cross the borders of shards. Against keys
-that every device has (text) queries stay where they are.
+result back, so a kernel sees whole rows and segments may cross the borders of shards. An
+implementation with a ring leaves tokens where they are and sends keys and values round instead:
+heads need not divide, and no device holds a whole row. Against keys that every device has (text)
+queries stay where they are, either way.
 """
 
 from collections.abc import Callable
@@ -19,6 +21,7 @@ from vidsim.parallel.rules import Rules
 Run = Callable[[jax.Array, jax.Array, jax.Array, Any], jax.Array]
 
 WHOLE, HEADS, QUERIES = "whole rows", "heads for tokens", "queries where they are"
+RING = "keys in a ring"
 CONTEXT = "context"
 
 
@@ -28,9 +31,10 @@ def current_mesh() -> Any:
     return None if mesh.empty or mesh.size == 1 else mesh
 
 
-def exchange_for(q_axis: str | None, k_axis: str | None) -> str:
+def exchange_for(q_axis: str | None, k_axis: str | None, split: str = HEADS) -> str:
     """How queries and keys with these logical token axes attend under the current mesh.
 
+    split   how where both are split over tokens: HEADS or RING
     Raises  BadInput when keys are split and queries are not
     """
     mesh = current_mesh()
@@ -38,7 +42,7 @@ def exchange_for(q_axis: str | None, k_axis: str | None) -> str:
         return WHOLE
     if q_axis is None:
         raise bad("attention", "keys are split over tokens and queries are not", "both, or queries")
-    return QUERIES if k_axis is None else HEADS
+    return QUERIES if k_axis is None else split
 
 
 def prepare_slices(
@@ -60,15 +64,18 @@ def attend_on_mesh(
 ) -> jax.Array:
     """`run` on every device of the current mesh with its rows and heads; see `exchange_for`.
 
+    arrays  each with rows first; for QUERIES and RING the split of tokens second
+
     Raises BadInput when the mesh does not divide rows, tokens or heads.
     """
     mesh = current_mesh()
     q_tokens = None if exchange == WHOLE else "tokens"
-    k_tokens = "tokens" if exchange == HEADS else None
+    k_tokens = "tokens" if exchange in (HEADS, RING) else None
     q_spec = _spec(("rows", q_tokens, "heads", None), q_RNAE.shape)
     k_spec = _spec(("rows", k_tokens, "heads", None), k_RMAE.shape)
-    lead = PartitionSpec(*(q_spec[:2] if exchange == QUERIES else q_spec[:1]))
-    body = {WHOLE: run, HEADS: _heads_for_tokens(run), QUERIES: _of_slice(run)}[exchange]
+    lead = PartitionSpec(*(q_spec[:2] if exchange in (QUERIES, RING) else q_spec[:1]))
+    bodies = {WHOLE: run, HEADS: _heads_for_tokens(run), QUERIES: _of_slice(run), RING: run}
+    body = bodies[exchange]
     if exchange == HEADS:
         _check_heads(mesh, q_RNAE.shape[2])
     mapped = jax.shard_map(
@@ -87,7 +94,8 @@ def _check_heads(mesh: Any, heads: int) -> None:
     if heads % ways:
         raise bad(
             "attention", f"{heads} heads over tensor x context = {ways} devices", "must divide",
-            "lower mesh.context or change the number of heads",
+            "lower mesh.context, change the number of heads, or attend by 'ring_blocks', which "
+            "leaves the heads where they are",
         )  # fmt: skip
 
 

@@ -36,15 +36,22 @@ def live_pairs(
     q_segment_RN, k_segment_RM  int, 0 = padding; sorted ids give the fewest pairs
     block_q, block_k            tokens of a block; rows need not divide into them
     """
-    q_ids = _blocks_of_ids(q_segment_RN, block_q, PAD_QUERY)
-    k_ids = _blocks_of_ids(k_segment_RM, block_k, PAD_KEY)
+    return meeting(
+        blocks_of_ids(q_segment_RN, block_q, PAD_QUERY),
+        blocks_of_ids(k_segment_RM, block_k, PAD_KEY),
+    )
+
+
+def meeting(q_ids: jax.Array, k_ids: jax.Array) -> LivePairs:
+    """`live_pairs` of ids that `blocks_of_ids` has cut."""
     q_low, q_high = q_ids.min(-1), jnp.where(q_ids == PAD_QUERY, 0, q_ids).max(-1)
     k_low, k_high = k_ids.min(-1), jnp.where(k_ids == PAD_KEY, 0, k_ids).max(-1)
     live_Rnm = (q_low[:, :, None] <= k_high[:, None]) & (k_low[:, None] <= q_high[:, :, None])
     return LivePairs(q_ids, k_ids, _span(live_Rnm), _span(live_Rnm.swapaxes(1, 2)))
 
 
-def _blocks_of_ids(segment_RN: jax.Array, block: int, pad_id: int) -> jax.Array:
+def blocks_of_ids(segment_RN: jax.Array, block: int, pad_id: int) -> jax.Array:
+    """[R, N] -> i32[R, blocks, block], padding replaced by an id that meets nothing."""
     ids = jnp.pad(segment_RN.astype(jnp.int32), ((0, 0), (0, -segment_RN.shape[1] % block)))
     return jnp.where(ids == 0, pad_id, ids).reshape(ids.shape[0], -1, block)
 
@@ -65,20 +72,24 @@ def attend_blocks(
     pairs                   of the same rows
     Returns                 RNAE, dtype of v
     """
-    rows, n, heads, width = q_RNAE.shape
     q, k, v = (
-        _cut(x, ids.shape[-1])
+        cut(x, ids.shape[-1])
         for x, ids in (
             (q_RNAE, pairs.q_segment),
             (k_RMAE, pairs.k_segment),
             (v_RMAE, pairs.k_segment),
         )
     )
-    out = _flash(q, k, v, pairs)
-    return out.swapaxes(1, 2).reshape(rows, -1, heads, width)[:, :n]
+    return joined(_flash(q, k, v, pairs), q_RNAE.shape)
 
 
-def _cut(x_RNAE: jax.Array, block: int) -> jax.Array:
+def joined(blocks: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """The inverse of `cut` for an array of this shape [R, N, A, E]."""
+    rows, n, heads, width = shape
+    return blocks.swapaxes(1, 2).reshape(rows, -1, heads, width)[:, :n]
+
+
+def cut(x_RNAE: jax.Array, block: int) -> jax.Array:
     """[R, N, A, E] -> [R * blocks, A, block, E], zero padded."""
     rows, n, heads, width = x_RNAE.shape
     x = jnp.pad(x_RNAE, ((0, 0), (0, -n % block), (0, 0), (0, 0)))
@@ -91,51 +102,79 @@ def _dot(a: jax.Array, b: jax.Array, contract_a: int, contract_b: int) -> jax.Ar
     return jax.lax.dot_general(a, b, dims, preferred_element_type=jnp.float32)
 
 
-@jax.custom_vjp
-def _flash(q: jax.Array, k: jax.Array, v: jax.Array, pairs: LivePairs) -> jax.Array:
-    return _forward(q, k, v, pairs)[0]
+class Sums(NamedTuple):
+    """What an online softmax has summed for each block of queries, in float32.
+
+    values  [blocks, A, block, E] sums of exp(logit - top) v
+    top     [blocks, A, block] the largest logit so far
+    total   [blocks, A, block] sums of exp(logit - top)
+    """
+
+    values: jax.Array
+    top: jax.Array
+    total: jax.Array
 
 
-def _forward(q: jax.Array, k: jax.Array, v: jax.Array, pairs: LivePairs) -> tuple[jax.Array, Any]:
-    blocks, heads, block, width = q.shape
+def no_sums(shape: tuple[int, ...]) -> Sums:
+    """Before the first key, for queries of this shape [..., E]."""
+    one = shape[:-1]
+    return Sums(jnp.zeros(shape), jnp.full(one, LOW, jnp.float32), jnp.zeros(one))
+
+
+def finished(sums: Sums) -> tuple[jax.Array, jax.Array]:
+    """(softmax(q k) v, logarithm of the softmax's sum), f32; zeros where a query met no key."""
+    total = jnp.where(sums.total == 0.0, 1.0, sums.total)
+    return sums.values / total[..., None], sums.top + jnp.log(total)
+
+
+def _meet_keys(
+    i: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array, pairs: LivePairs, sums: Sums
+) -> Sums:
+    """The sums of query block i after the key blocks that it meets."""
     n, m = pairs.q_segment.shape[1], pairs.k_segment.shape[1]
     ids_q, ids_k, ranges, _ = (x.reshape(-1, x.shape[-1]) for x in pairs)
+    q_i, ids_i, base = q[i], ids_q[i], i // n * m
 
-    def query_block(i: jax.Array, carry: Any) -> Any:
-        out, lse = carry
-        q_i, ids_i, base = q[i], ids_q[i], i // n * m
+    def key_block(j: jax.Array, sums: Sums) -> Sums:
+        same = (ids_i[:, None] == ids_k[base + j][None, :])[None]
+        s = jnp.where(same, _dot(q_i, k[base + j], 2, 2) * q.shape[-1] ** -0.5, LOW)
+        top = jnp.maximum(sums.top, s.max(-1))
+        p = jnp.where(same, jnp.exp(s - top[..., None]), 0.0)
+        shrink = jnp.exp(sums.top - top)
+        values = sums.values * shrink[..., None] + _dot(p.astype(v.dtype), v[base + j], 2, 1)
+        return Sums(values, top, sums.total * shrink + p.sum(-1))
 
-        def key_block(j: jax.Array, carry: Any) -> Any:
-            sum_v, top, total = carry
-            same = (ids_i[:, None] == ids_k[base + j][None, :])[None]
-            s = jnp.where(same, _dot(q_i, k[base + j], 2, 2) * width**-0.5, LOW)
-            new_top = jnp.maximum(top, s.max(-1, keepdims=True))
-            p = jnp.where(same, jnp.exp(s - new_top), 0.0)
-            shrink = jnp.exp(top - new_top)
-            sum_v = sum_v * shrink + _dot(p.astype(v.dtype), v[base + j], 2, 1)
-            return sum_v, new_top, total * shrink + p.sum(-1, keepdims=True)
-
-        start = (
-            jnp.zeros((heads, block, width), jnp.float32),
-            jnp.full((heads, block, 1), LOW, jnp.float32),
-            jnp.zeros((heads, block, 1), jnp.float32),
-        )
-        sum_v, top, total = jax.lax.fori_loop(ranges[i, 0], ranges[i, 1], key_block, start)
-        total = jnp.where(total == 0.0, 1.0, total)
-        return out.at[i].set((sum_v / total).astype(out.dtype)), lse.at[i].set(top + jnp.log(total))
-
-    empty = jnp.zeros(q.shape, v.dtype), jnp.zeros((blocks, heads, block, 1), jnp.float32)
-    out, lse = jax.lax.fori_loop(0, blocks, query_block, empty)
-    out, lse = checkpoint_name(out, SAVED), checkpoint_name(lse, SAVED)
-    return out, (q, k, v, pairs, out, lse)
+    return jax.lax.fori_loop(ranges[i, 0], ranges[i, 1], key_block, sums)
 
 
-def _backward(saved: Any, d_out: jax.Array) -> tuple[jax.Array | None, ...]:
-    q, k, v, pairs, out, lse = saved
+def add_keys(q: jax.Array, k: jax.Array, v: jax.Array, pairs: LivePairs, sums: Sums) -> Sums:
+    """The sums of all query blocks after these keys; blocks that meet none are not visited."""
+
+    def query_block(i: jax.Array, all_sums: Sums) -> Sums:
+        mine = _meet_keys(i, q, k, v, pairs, Sums(*(x[i] for x in all_sums)))
+        return Sums(*(x.at[i].set(new) for x, new in zip(all_sums, mine, strict=True)))
+
+    first, end = _visited(pairs.k_range)
+    return jax.lax.fori_loop(first, end, query_block, sums)
+
+
+def _visited(ranges: jax.Array) -> jax.Array:
+    """First and last+1 block, counted over all rows, with a span that is not empty."""
+    return _span((ranges[..., 1] > ranges[..., 0]).reshape(-1))
+
+
+def add_gradients(
+    saved: tuple[jax.Array, ...], pairs: LivePairs, grads: tuple[jax.Array, ...]
+) -> tuple[jax.Array, ...]:
+    """(dq, dk, dv) after the pairs of blocks that meet; dq in float32, pairs that do not meet are
+    not visited.
+
+    saved  q, k, v, d_out as blocks, lse of `finished`, delta of `row_dots`
+    """
+    q, k, v, d_out, lse, delta = saved
     n, m = pairs.q_segment.shape[1], pairs.k_segment.shape[1]
     ids_q, ids_k, _, ranges = (x.reshape(-1, x.shape[-1]) for x in pairs)
     scale = q.shape[-1] ** -0.5
-    delta = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), -1, keepdims=True)
 
     def key_block(j: jax.Array, carry: Any) -> Any:
         dq, dk, dv = carry
@@ -146,19 +185,47 @@ def _backward(saved: Any, d_out: jax.Array) -> tuple[jax.Array | None, ...]:
             at = base + i
             q_i, d_out_i = q[at], d_out[at]
             same = (ids_q[at][:, None] == ids_j[None, :])[None]
-            p = jnp.where(same, jnp.exp(_dot(q_i, k_j, 2, 2) * scale - lse[at]), 0.0)
+            p = jnp.where(same, jnp.exp(_dot(q_i, k_j, 2, 2) * scale - lse[at][..., None]), 0.0)
             dv_j = dv_j + _dot(p.astype(q.dtype), d_out_i, 1, 1)
-            ds = (p * (_dot(d_out_i, v_j, 2, 2) - delta[at]) * scale).astype(q.dtype)
+            ds = p * (_dot(d_out_i, v_j, 2, 2) - delta[at][..., None]) * scale
+            ds = ds.astype(q.dtype)
             return dq.at[at].add(_dot(ds, k_j, 2, 1)), dk_j + _dot(ds, q_i, 1, 1), dv_j
 
-        zero = jnp.zeros(k.shape[1:], jnp.float32)
-        dq, dk_j, dv_j = jax.lax.fori_loop(
-            ranges[j, 0], ranges[j, 1], query_block, (dq, zero, zero)
-        )
+        before = dk[j].astype(jnp.float32), dv[j].astype(jnp.float32)
+        dq, dk_j, dv_j = jax.lax.fori_loop(ranges[j, 0], ranges[j, 1], query_block, (dq, *before))
         return dq, dk.at[j].set(dk_j.astype(dk.dtype)), dv.at[j].set(dv_j.astype(dv.dtype))
 
+    first, end = _visited(pairs.q_range)
+    return jax.lax.fori_loop(first, end, key_block, grads)
+
+
+def row_dots(d_out: jax.Array, out: jax.Array) -> jax.Array:
+    """sum(d_out out) over the last axis, in float32."""
+    return jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), -1)
+
+
+@jax.custom_vjp
+def _flash(q: jax.Array, k: jax.Array, v: jax.Array, pairs: LivePairs) -> jax.Array:
+    return _forward(q, k, v, pairs)[0]
+
+
+def _forward(q: jax.Array, k: jax.Array, v: jax.Array, pairs: LivePairs) -> tuple[jax.Array, Any]:
+    def query_block(i: jax.Array, carry: Any) -> Any:
+        all_out, all_lse = carry
+        out, lse = finished(_meet_keys(i, q, k, v, pairs, no_sums(q.shape[1:])))
+        return all_out.at[i].set(out.astype(v.dtype)), all_lse.at[i].set(lse)
+
+    empty = jnp.zeros(q.shape, v.dtype), jnp.zeros(q.shape[:-1], jnp.float32)
+    out, lse = jax.lax.fori_loop(0, q.shape[0], query_block, empty)
+    out, lse = checkpoint_name(out, SAVED), checkpoint_name(lse, SAVED)
+    return out, (q, k, v, pairs, out, lse)
+
+
+def _backward(saved: Any, d_out: jax.Array) -> tuple[jax.Array | None, ...]:
+    q, k, v, pairs, out, lse = saved
     start = jnp.zeros(q.shape, jnp.float32), jnp.zeros_like(k), jnp.zeros_like(v)
-    dq, dk, dv = jax.lax.fori_loop(0, k.shape[0], key_block, start)
+    given = q, k, v, d_out, lse, row_dots(d_out, out)
+    dq, dk, dv = add_gradients(given, pairs, start)
     return dq.astype(q.dtype), dk, dv, None
 
 

@@ -194,8 +194,8 @@ def _mask(next_block: jax.Array, live: jax.Array, count: int, by_key: bool) -> A
             "tpu_splash",
             f"a table of {next_block.size:,} tiles for {rows} rows on one device",
             f"at most {TABLE_ENTRIES:,} tiles and {MOST_BLOCKS:,} blocks",
-            "split rows over more devices or tokens over the mesh axis context, or state the "
-            "longest clip",
+            "split rows over more devices, state the longest clip, or split tokens over the mesh "
+            "axis context and attend by 'ring_blocks'",
         )
     next_block = next_block + count * jnp.arange(rows, dtype=jnp.int32)[:, None, None]
     pair = [x.reshape(1, -1, x.shape[-1]) for x in (next_block.astype(jnp.int16), live)]

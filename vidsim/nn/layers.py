@@ -1,8 +1,9 @@
 """Every weight of the project is made here, with the names of its logical axes.
 
-Axis names: embed, mlp, heads, kv_heads, layers, vocab, patch, text, time, conv_in, conv_out,
-latent, table, and None for an axis that is never sharded. `vidsim.parallel.rules` maps names to
-mesh axes; `vidsim.train.optim` picks the optimiser by them.
+Axis names: embed (width of the denoiser), caption (width of the text encoder), mlp, heads,
+kv_heads, layers, vocab, patch, text, time, conv_in, conv_out, latent, table, and None for an axis
+that is never sharded. `vidsim.parallel.rules` maps names to mesh axes; `vidsim.train.optim` picks
+the optimiser by them.
 """
 
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from vidsim.parallel.place import constrain
 
 Axes = tuple[str | None, ...]
 Init = Callable[..., jax.Array]
@@ -79,6 +82,7 @@ class Embed(nn.Module):
     @nn.compact
     def __call__(self, ids: jax.Array) -> jax.Array:
         table = param(self, "table", self.init, (self.rows, self.width), self.axes)
+        table = constrain(table, (None, None))  # rows are looked up where their ids are
         return jnp.take(table, ids, axis=0).astype(self.dtype)
 
 

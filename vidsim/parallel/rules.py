@@ -19,9 +19,9 @@ MeshAxes = str | tuple[str, ...] | None
 # a preset leaves at size 1 splits nothing.
 TABLE: dict[str, MeshAxes] = {
     "rows": ("data", "fsdp"), "clips": ("data", "fsdp"), "tokens": "context", "height": "context",
-    "embed": ("fsdp", "context"), "mlp": "tensor", "heads": "tensor", "kv_heads": "tensor",
-    "layers": None, "vocab": None, "patch": None, "text": None, "time": None, "table": None,
-    "conv_in": None, "conv_out": ("fsdp", "context"), "latent": None,
+    "embed": ("fsdp", "context"), "caption": ("fsdp", "context"), "conv_out": ("fsdp", "context"),
+    "mlp": "tensor", "heads": "tensor", "kv_heads": "tensor", "layers": None, "vocab": None,
+    "patch": None, "text": None, "time": None, "table": None, "conv_in": None, "latent": None,
 }  # fmt: skip
 
 

@@ -36,7 +36,11 @@ from vidsim.scaling.plan_rows import RowContent, equal_clips, row_content
 from vidsim.scaling.topology import Topology, describe
 
 WHATS = ("train", "sample", "encode", "decode")
-_OVER = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm", re.IGNORECASE)
+_SIZE = r"([\d.]+)([KMGT]?)"
+_OVER = (
+    re.compile(f"Used {_SIZE} of {_SIZE} hbm", re.IGNORECASE),
+    re.compile(rf"HLO temporaries \({_SIZE}\) exceeds available HBM \({_SIZE}\)"),
+)
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 GUIDANCE = 3.0  # as `vidsim sample` by default
 
@@ -212,11 +216,14 @@ def _versions() -> dict[str, str]:
 
 
 def over_use(message: str) -> tuple[int, int] | None:
-    """(wanted, usable) bytes of one device in the compiler's refusal; None for another error."""
-    found = _OVER.search(message)
-    if found is None:
+    """(wanted, usable) bytes of one device in the compiler's refusal; None for another error.
+
+    Where temporaries alone are too much, the refusal counts nothing else.
+    """
+    found = [match.groups() for way in _OVER if (match := way.search(message))]
+    if not found:
         return None
-    used, used_unit, usable, unit = found.groups()
+    used, used_unit, usable, unit = found[0]
     return (
         int(float(used) * _UNITS[used_unit.upper()]), int(float(usable) * _UNITS[unit.upper()])
     )  # fmt: skip

@@ -13,13 +13,13 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import optax
-from optax.contrib import MuonDimensionNumbers, scale_by_muon
+from optax.contrib import MuonDimensionNumbers
 
 from vidsim.core.errors import bad
 from vidsim.core.trees import flatten, is_axes
+from vidsim.train.muon import scale_by_muon
 
-HIDDEN = frozenset({"embed", "mlp", "heads", "kv_heads"})
-INSIDE = HIDDEN - {"embed"}  # widths that exist within one block
+HIDDEN = frozenset({"embed", "caption", "mlp", "heads", "kv_heads"})
 STACKED = frozenset({"layers"})
 LOOKED_UP = frozenset({"vocab", "table"})
 MUON_RMS = 0.2  # rms of a Muon update at rate 1, as AdamW has it (arXiv:2502.16982, section 2.2)
@@ -117,6 +117,10 @@ def build_optimizer(cfg: OptimConfig, axes: Any) -> optax.GradientTransformation
     labels = _tree_of(axes, lambda a: a.optimizer, plan)
     decayed = _tree_of(axes, lambda a: a.weight_decay > 0, plan)
     dims = _tree_of(axes, lambda a: a.dims or optax.MaskedNode(), plan)
+    names = jax.tree.map(
+        lambda names, d: names if isinstance(d, MuonDimensionNumbers) else d, axes, dims,
+        is_leaf=is_axes,
+    )  # fmt: skip
     adam_lr = cfg.lr if cfg.adam_lr is None else cfg.adam_lr
     adamw = optax.chain(
         optax.scale_by_adam(cfg.b1, cfg.b2, cfg.eps),
@@ -124,7 +128,7 @@ def build_optimizer(cfg: OptimConfig, axes: Any) -> optax.GradientTransformation
         optax.scale(-adam_lr),
     )
     muon = optax.chain(
-        scale_by_muon(beta=cfg.muon_momentum, weight_dimension_numbers=dims),
+        scale_by_muon(cfg.muon_momentum, names, dims),
         _scale_to_rms(dims),
         optax.add_decayed_weights(cfg.weight_decay, decayed),
         optax.scale(-cfg.lr),
@@ -152,7 +156,7 @@ def _assign_one(cfg: OptimConfig, names: Axes) -> Assignment:
     decay = cfg.weight_decay if len(inner) >= 2 and not LOOKED_UP & set(kinds) else 0.0
     dims = None
     if cfg.name == "muon":
-        if len(inner) == 2 and _is_hidden(set(kinds)):
+        if len(inner) == 2 and set(kinds) <= HIDDEN:
             dims = MuonDimensionNumbers((inner[0],), (inner[1],))
         elif kinds[-2:] == ["conv_in", "conv_out"]:
             dims = MuonDimensionNumbers(tuple(inner[:-1]), (inner[-1],))
@@ -160,11 +164,6 @@ def _assign_one(cfg: OptimConfig, names: Axes) -> Assignment:
     if dims is None:
         return Assignment("adamw", adam_lr, decay, None)
     return Assignment("muon", cfg.lr, decay, dims)
-
-
-def _is_hidden(kinds: set[str | None]) -> bool:
-    """Inside a block. The text width is hidden in the text encoder, an input to the denoiser."""
-    return kinds <= HIDDEN or ("text" in kinds and bool(kinds & INSIDE))
 
 
 def _tree_of(axes: Any, value: Callable[[Assignment], Any], plan: dict[str, Assignment]) -> Any:
