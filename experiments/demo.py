@@ -34,12 +34,13 @@ WORLD = (
 WEIGHTS, DEBUG_WEIGHTS = "0.30,0.16,0.18,0.16,0.10,0.06,0.04", "1,1,1,1,1,1,1"
 HELD_OUT = "shapes?split=heldout&seed=2&objects=1&anchored=true"
 SAMPLER = ("sampler.solver=euler", "sampler.steps=16", "sampler.guidance.scale=3.0")
-ENCODE = ("geometry.patch=(1,1,1)", "geometry.max_area=0", "geometry.max_frames=129", "geometry.max_tokens=576",
-          "geometry.decimate_share=0.1", "max_text=96", "words=256", "midstream=true")  # fmt: skip
-AUTOENCODER = ("autoencoding.vae.base_dim=64",)
+ENCODE = ("geometry.patch=(1,1,1)", "geometry.max_area=0", "geometry.max_frames=129",
+          "geometry.max_tokens=576", "geometry.decimate_share=0.1", "max_text=96", "words=256",
+          "midstream=true")  # fmt: skip
+AUTOENCODER = ("autoencoding.vae.base_dim=32", "autoencoding.vae.latent_channels=160")
 DENOISER = (
-    "denoising.dit.width=192", "denoising.dit.heads=4", "denoising.dit.mlp_width=448",
-    "denoising.dit.layers=6", "denoising.text.layers=2", "optim.warmup_steps=200",
+    "denoising.dit.width=128", "denoising.dit.heads=4", "denoising.dit.mlp_width=512",
+    "denoising.dit.layers=7", "denoising.text.layers=2", "optim.warmup_steps=200",
     "denoising.masks.none=0.7", "denoising.masks.first=0.06", "denoising.masks.prefix=0.06",
     "denoising.masks.suffix=0.05", "denoising.masks.first_last=0.04", "denoising.masks.random=0.04",
     "denoising.masks.join=0.05", "denoising.masks.headless=0.1", "run.ema_decay=0.999",

@@ -48,11 +48,11 @@ from vidsim.train.validation import ValidationConfig
 
 CLIPS, HELD_OUT = 6000, 360
 WORLD = (
-    "world:shapes?split={split}&size={size}&seed={seed}&max_objects=2&anchored=true"
-    "&frames=1,5,9,17,33&frame_weights=0.42,0.28,0.2,0.06,0.04"
+    "world:shapes?split={split}&size={size}&seed={seed}&objects=1&anchored=true"
+    "&frames=1,5,9,17,33&frame_weights=0.46,0.28,0.2,0.04,0.02"
 )
 FULL_MINUTES = 15.0
-VAE_SHARE, DENOISER_SHARE = 0.08, 0.52  # of the minutes; the rest goes to data, samples and scores
+VAE_SHARE, DENOISER_SHARE = 0.06, 0.54  # of the minutes; the rest goes to data, samples and scores
 MIN_STEPS = 20
 CROPS = CropConfig(
     canvases=((9, 48, 48), (1, 48, 48)), batch_size=16, image_batch_size=64, image_share=0.15,
@@ -81,7 +81,7 @@ def denoiser_run(cache: str, held_out: str | None, steps: int) -> DenoiserRun:
     return DenoiserRun(
         data=LatentData(cache, held_out),
         denoising=DenoisingConfig(
-            dit=DiTConfig(width=128, heads=4, mlp_width=512, layers=6, loop="unroll",
+            dit=DiTConfig(width=128, heads=2, mlp_width=512, layers=6, loop="unroll",
                           text_width=128, place_embedding=True),
             text=ByteEncoderConfig(width=128, heads=4, mlp_width=256, layers=1),
             times=TimeConfig(base_tokens=64, base_shift=1.5),

@@ -28,7 +28,7 @@ def test_the_demo_fits_into_the_package():
     run = build_run(load_experiment(str(SCRIPT)))
     words = tuple(f"w{i}" for i in range(256))
     dit = dataclasses.replace(
-        run.denoising.dit, patch_width=4 * vae.latent_channels, text_width=run.denoising.text.width
+        run.denoising.dit, patch_width=vae.latent_channels, text_width=run.denoising.text.width
     )
     text = dataclasses.replace(run.denoising.text, words=words)
     task = Denoising(dataclasses.replace(run.denoising, dit=dit, text=text))

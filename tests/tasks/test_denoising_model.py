@@ -11,7 +11,7 @@ import pytest
 from tests.tasks.packed_clips import pack, pack_all, some_clips
 from tests.tasks.tiny_models import DIT, TEXT, P, make_task, scattered
 from vidsim.core.errors import BadInput
-from vidsim.core.trees import flatten
+from vidsim.core.trees import flatten, unflatten
 from vidsim.diffusion.guidance import GuidanceConfig
 from vidsim.diffusion.masks import MaskConfig
 from vidsim.models.latents import LatentConfig
@@ -103,6 +103,26 @@ def test_a_neighbours_patches_and_caption_change_nothing():
     }
     np.testing.assert_allclose(validate(loud)[:, 1], calm[:, 1], rtol=PACKED)
     assert np.abs(validate(loud)[:, 0] - calm[:, 0]).max() > 0.01
+
+
+def test_the_network_sees_channels_by_their_gain():
+    """A weight on what comes in is the same weight on the rows of the first layer."""
+    gain = np.float32([3.0, 1.0, 0.5, 0.1])
+    latent = LatentConfig((1, 1, 1), (0.0,) * P, (1.0,) * P, tuple(map(float, gain)))
+    weighed, plain = make_task(latent=latent, channel_weight=0.7), make_task(latent=latent)
+    params = scattered(weighed)
+    batch = {k: jnp.asarray(v) for k, v in pack_all(CLIPS[:2], [[0, 1]], P).items()}
+    x, t = batch["patches"], jnp.full(batch["clip_key"].shape, 0.4)
+    nothing = jnp.zeros(batch["patch_segment"].shape, bool)
+    text = plain.encode_text(params, batch, jnp.zeros(batch["clip_key"].shape, bool))
+    flat = flatten(params)
+    seen = gain**0.7 / np.sqrt(np.mean(gain**1.4))
+    flat["dit/inputs/patch/w"] = flat["dit/inputs/patch/w"] * seen[:, None]
+    np.testing.assert_allclose(
+        weighed.predict(params, batch, text, x, t, nothing),
+        plain.predict(unflatten(flat), batch, text, x, t, nothing),
+        atol=2e-6,
+    )
 
 
 def test_dropping_a_caption_is_predicting_from_the_empty_prompt():

@@ -51,8 +51,9 @@ class DenoisingConfig:
     prediction      what the network's output means: "x", "v" or "eps", or "residual": x less what a
                     unit Gaussian's posterior mean already tells, in units of its deviation (see
                     `residual_scales`); everything outside sees x
-    channel_weight  exponent of each latent channel's gain in the training loss: 0 all alike, 1 as
-                    their error shows in pixels; the validation loss weighs all alike
+    channel_weight  exponent of each latent channel's gain, in what the network sees and (squared)
+                    in the training loss: 0 all alike, 1 as they show in pixels; the validation loss
+                    weighs all alike
     time_floor      floor on t in the velocity weight 1 / t^2 (arXiv:2511.13720 uses 0.05)
     """
 
@@ -217,9 +218,10 @@ class Denoising:
         segment_RN = batch["patch_segment"]
         group_RN = segment_RN if group_RN is None else group_RN
         clean_R1 = jnp.zeros_like(t_RS[:, :1])
+        weight_P = channel_weights(self.cfg.latent, x_t_RNP.shape[-1], self.cfg.channel_weight)
         output_RNP = self.dit.apply(
             params["dit"],
-            x_t_RNP,
+            x_t_RNP * jnp.sqrt(weight_P)[None, None],
             text["text"],
             levels_RK=jnp.concatenate([clean_R1, t_RS], axis=1),
             level_index_RN=jnp.where(condition_RN, 0, group_RN),
