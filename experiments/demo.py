@@ -6,10 +6,9 @@ Command   python experiments/demo.py         makes vidsim/assets/demo; goes on w
           python experiments/demo.py --list  prints its commands: index, train, encode, train,
                                              export, eval (vae, prompts, capabilities), export
 Hardware  2 CPU cores, 8 GiB; an accelerator where there is one
-Cost      hours on CPU, not timed; vidsim/assets/demo/README.md has the minutes of the run that
-          made the asset
-Reaches   colour and background 0.95, shape 0.80, direction 0.70 on held-out prompts are asked for;
-          what was reached stands in vidsim/assets/demo/README.md
+Cost      hours on CPU, not timed
+Target    colour and background 0.95, shape 0.80, direction 0.70 on held-out prompts; never run to
+          its end yet, so nothing is known of what it gets
 Variants  :vae, :dit (also without a name); :debug-vae, :debug (the denoiser), a few steps;
           python experiments/demo.py --debug goes the whole road with them, in runs/demo-debug
 """

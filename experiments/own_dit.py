@@ -19,13 +19,13 @@ def get_config(variant: str = "") -> dict:
     """The configuration as plain data; clips of up to 1,024 tokens of 16x16 pixels and 4 frames."""
     if variant not in ("", "debug"):
         raise ValueError(f"experiments/own_dit.py: unknown variant {variant!r}; known: debug")
-    config = to_dict(denoiser_run("runs/own/latents", None, 3 if variant == "debug" else 1500))
+    config = to_dict(denoiser_run("runs/own/latents", None, 3 if variant == "debug" else 1000))
     return override(
         config,
         [
             "plan.row_tokens=1024",
             "plan.row_text=1024",
-            "plan.rows_per_step=4",
+            "plan.rows_per_step=2",
             "plan.group_rows=1",
             "plan.pool_rows=8",
             "run.ema_decay=0.99",
