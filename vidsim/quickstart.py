@@ -46,13 +46,13 @@ from vidsim.train.loop import RunSpec
 from vidsim.train.optim import OptimConfig
 from vidsim.train.validation import ValidationConfig
 
-CLIPS, HELD_OUT = 6000, 360
+CLIPS, HELD_OUT = 5000, 360
 WORLD = (
     "world:shapes?split={split}&size={size}&seed={seed}&objects=1&anchored=true"
     "&frames=1,5,9,17,33&frame_weights=0.46,0.28,0.2,0.04,0.02"
 )
 FULL_MINUTES = 15.0
-VAE_SHARE, DENOISER_SHARE = 0.06, 0.54  # of the minutes; the rest goes to data, samples and scores
+VAE_SHARE, DENOISER_SHARE = 0.03, 0.42  # of the minutes; the rest goes to data, samples and scores
 MIN_STEPS = 20
 CROPS = CropConfig(
     canvases=((9, 48, 48), (1, 48, 48)), batch_size=16, image_batch_size=64, image_share=0.15,
