@@ -17,7 +17,7 @@ def get_config(variant: str = "") -> dict:
     """The configuration as plain data; clips need at least 9 frames of 64x64 pixels."""
     if variant not in ("", "debug"):
         raise ValueError(f"experiments/own_vae.py: unknown variant {variant!r}; known: debug")
-    config = to_dict(vae_run("runs/own/index.parquet", 3 if variant == "debug" else 800))
+    config = to_dict(vae_run("runs/own/index.parquet", 3 if variant == "debug" else 300))
     return override(
         config,
         [
