@@ -91,13 +91,15 @@ def mixed_requests(count: int) -> list[Request]:
 def example_model() -> Model:
     """A denoiser of the quickstart's size with random weights: speed does not depend on them."""
     vae = Vae(preset("laptop"))
+    channels = vae.cfg.latent_channels
     task = Denoising(
         DenoisingConfig(
-            DiTConfig(patch_width=256, width=192, heads=4, mlp_width=768, layers=6, text_width=128),
-            ByteEncoderConfig(width=128, heads=4, mlp_width=256, layers=2),
-            LatentConfig((1, 2, 2), (0.0,) * 64, (1.0,) * 64),
+            DiTConfig(patch_width=channels, width=128, heads=2, mlp_width=512, layers=6,
+                      text_width=128, place_embedding=True),
+            ByteEncoderConfig(width=128, heads=4, mlp_width=256, layers=1),
+            LatentConfig((1, 1, 1), (0.0,) * channels, (1.0,) * channels),
         )
-    )
+    )  # fmt: skip
     params = _random(jax.eval_shape(task.init, jax.random.key(0)))
     loaded = VaeModel(vae, _random(jax.eval_shape(vae.init, jax.random.key(0))), "0" * 64, {})
     return Model(task, params, loaded, RowLimits(576, 1152, 32), {"weights": "random"}, {})
