@@ -1,6 +1,6 @@
 """`python -m vidsim`."""
 
-from vidsim.cli.main import main
+from vidsim.cli.main import entry
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(entry())

@@ -52,7 +52,7 @@ WORLD = (
     "&frames=1,5,9,17,33&frame_weights=0.46,0.28,0.2,0.04,0.02"
 )
 FULL_MINUTES = 15.0
-VAE_SHARE, DENOISER_SHARE = 0.03, 0.38  # of the minutes; the rest goes to data, samples and scores
+VAE_SHARE, DENOISER_SHARE = 0.055, 0.38  # of the minutes; the rest goes to data, samples and scores
 MIN_STEPS = 20
 CROPS = CropConfig(
     canvases=((9, 48, 48), (1, 48, 48)), batch_size=16, image_batch_size=64, image_share=0.15,
@@ -111,7 +111,7 @@ def encode_config(words_from: str = "") -> EncodeConfig:
 
 def _spec(steps: int, ema_decay: float) -> RunSpec:
     return RunSpec(steps=steps, ema_decay=ema_decay, save_every=max(steps // 2, 1),
-                   eval_every=max(steps // 8, 1), log_every=5, keep=1)  # fmt: skip
+                   eval_every=max(steps // 5, 1), log_every=5, keep=1)  # fmt: skip
 
 
 class Quickstart:
@@ -137,16 +137,10 @@ class Quickstart:
         plan = self._stored()
         clips = plan["clips"] if plan else _scaled(CLIPS, self.minutes)
         self._timed("index", lambda: self._make_indices(clips))
-        steps = plan.get("vae_steps") or self._probe_vae()
-        self._store(minutes=self.minutes, clips=clips, vae_steps=steps)
-        self._timed(
-            "autoencoder", lambda: train_vae(vae_run(self.index, steps), self.folder / "vae")
-        )
+        self._store(minutes=self.minutes, clips=clips)
+        self._timed("autoencoder", self._train_vae)
         self._timed("latents", self._encode)
-        steps = self._stored().get("denoiser_steps") or self._probe_denoiser()
-        self._store(denoiser_steps=steps)
-        run = denoiser_run(self.cache, self.held_out, steps)
-        self._timed("denoiser", lambda: train_denoiser(run, self.folder / "denoiser"))
+        self._timed("denoiser", self._train_denoiser)
 
     def score(self, requirements: list[str], stages: Any) -> bool:
         """Runs the suites on the finished denoiser, prints their tables, writes report.html."""
@@ -196,17 +190,22 @@ class Quickstart:
                 report = build_index(WORLD.format(split=split, size=size, seed=0), path)
                 self.say("\n".join(report.lines()))
 
-    def _probe_vae(self) -> int:
-        run = vae_run(self.index, 10)
-        batches = vae_batches(run, ClipIndex.open(self.index))
-        program = vae_program(run, batches)
-        frames = {batches[s]["video"].shape[1]: s for s in range(64)}
-        share = run.data.crops.image_share
-        step_s = sum(
-            program.probe(batches[s]).step_s * (share if count == 1 else 1 - share)
-            for count, s in frames.items()
-        )
-        return self._steps("autoencoder", VAE_SHARE, step_s)
+    def _train_vae(self) -> None:
+        """The first time, after a probe of the rate that compiles what is then trained."""
+        steps, program = self._stored().get("vae_steps"), None
+        if steps is None:
+            run = vae_run(self.index, 10)
+            batches = vae_batches(run, ClipIndex.open(self.index))
+            program = vae_program(run, batches)
+            frames = {batches[s]["video"].shape[1]: s for s in range(64)}
+            share = run.data.crops.image_share
+            step_s = sum(
+                program.probe(batches[s]).step_s * (share if count == 1 else 1 - share)
+                for count, s in frames.items()
+            )
+            steps = self._steps("autoencoder", VAE_SHARE, step_s)
+            self._store(vae_steps=steps)
+        train_vae(vae_run(self.index, steps), self.folder / "vae", program)
 
     def _encode(self) -> None:
         train = (self.index, self.cache, "")
@@ -215,12 +214,18 @@ class Quickstart:
                 encode_index(ClipIndex.open(index), self.folder / "vae", cache,
                              encode_config(words_from), say=self.say, progress=show)  # fmt: skip
 
-    def _probe_denoiser(self) -> int:
-        cache = LatentCache.open(self.cache)
-        run = resolve_denoiser(denoiser_run(self.cache, None, 10), cache)
-        program, plan = denoiser_program(run, cache)
-        rate = program.probe(packed_batches(cache, plan, 1)[0])
-        return self._steps("denoiser", DENOISER_SHARE, rate.step_s)
+    def _train_denoiser(self) -> None:
+        """The first time, after a probe of the rate that compiles what is then trained."""
+        steps, prepared = self._stored().get("denoiser_steps"), None
+        if steps is None:
+            cache = LatentCache.open(self.cache)
+            run = resolve_denoiser(denoiser_run(self.cache, None, 10), cache)
+            prepared = program, plan = denoiser_program(run, cache)
+            rate = program.probe(packed_batches(cache, plan, 1)[0])
+            steps = self._steps("denoiser", DENOISER_SHARE, rate.step_s)
+            self._store(denoiser_steps=steps)
+        run = denoiser_run(self.cache, self.held_out, steps)
+        train_denoiser(run, self.folder / "denoiser", prepared)
 
     def _steps(self, name: str, share: float, step_s: float) -> int:
         steps = max(MIN_STEPS, int(share * self.minutes * 60 / step_s))

@@ -131,12 +131,15 @@ def run_training(run: Run, workdir: str | Path) -> Trained:
     return train_vae(run, workdir) if isinstance(run, VaeRun) else train_denoiser(run, workdir)
 
 
-def train_vae(run: VaeRun, workdir: str | Path) -> Trained:
-    """Trains an autoencoder and exports its averaged weights and latent statistics to vae/."""
+def train_vae(run: VaeRun, workdir: str | Path, program: Program | None = None) -> Trained:
+    """Trains an autoencoder and exports its averaged weights and latent statistics to vae/.
+
+    program  `vae_program` of this run at any length, when a probe has compiled it already
+    """
     index = ClipIndex.open(run.data.index)
     every = vae_batches(run, index)
     agree({"config": to_dict(run), "index": index.hash, "code": code_facts()["vidsim"]})
-    program = vae_program(run, every)
+    program = program or vae_program(run, every)
     _check_chips(program)
     shares = vae_shares(run, program)
     mine = {clips: share.rows for clips, share in shares.items()}
@@ -244,12 +247,17 @@ def resolve_denoiser(run: DenoiserRun, cache: LatentCache) -> DenoiserRun:
     )  # fmt: skip
 
 
-def train_denoiser(run: DenoiserRun, workdir: str | Path) -> Trained:
-    """Trains a denoiser; the cache's VAE is copied beside it, so that the folder samples alone."""
+def train_denoiser(
+    run: DenoiserRun, workdir: str | Path, prepared: tuple[Program, Plan] | None = None
+) -> Trained:
+    """Trains a denoiser; the cache's VAE is copied beside it, so that the folder samples alone.
+
+    prepared  `denoiser_program` of this run at any length, when a probe has compiled it already
+    """
     cache = LatentCache.open(run.data.cache)
     run = resolve_denoiser(run, cache)
     agree({"config": to_dict(run), "cache": cache.hash, "code": code_facts()["vidsim"]})
-    program, plan = denoiser_program(run, cache)
+    program, plan = prepared or denoiser_program(run, cache)
     agree({"plan": plan.digest(0)})
     _check_chips(program)
     share = share_of(

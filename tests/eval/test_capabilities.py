@@ -5,7 +5,6 @@ import pytest
 
 from tests.generate.tiny_generator import make_model
 from vidsim.core.errors import BadInput
-from vidsim.eval.clips import read_clips
 from vidsim.eval.suites import capabilities
 from vidsim.eval.suites.capabilities import CapabilitiesSuite, judge_all, task_scores
 from vidsim.eval.suites.capabilities_beginnings import (
@@ -19,6 +18,7 @@ from vidsim.eval.suites.capabilities_long import judge_window, long_scores, wind
 from vidsim.eval.suites.capabilities_score import Bars, cross_fade, longest_step, path, skill
 from vidsim.eval.suites.capabilities_sizes import SIZES, new_aspects, share_right, size_scores
 from vidsim.worlds.base import from_spec
+from vidsim.worlds.reader import read_clips
 
 WORLD = from_spec("shapes?split=heldout&seed=3&objects=1")
 TRAINING = from_spec("shapes?split=train&seed=0&objects=1")

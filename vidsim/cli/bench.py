@@ -2,7 +2,7 @@
 
 import argparse
 
-NAMES = ("packing", "data", "vae", "attention", "step", "sample", "prototype")
+NAMES = ("packing", "worlds", "data", "vae", "attention", "step", "sample", "prototype")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

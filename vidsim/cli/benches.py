@@ -18,6 +18,20 @@ def bench_packing(args: argparse.Namespace) -> Answer:
     return bench_packing.table(result), result.data(), result.met
 
 
+def bench_worlds(args: argparse.Namespace) -> Answer:
+    """How fast the shapes world draws, a row for each size and duration."""
+    from vidsim.worlds.bench import bench_worlds as measure
+
+    rows = measure()
+    lines = [f"{'frames':>6}{'size':>10}{'clips/s':>12}{'Mpixel/s':>12}"]
+    for row in rows[:-1]:
+        size = f"{row['width']}x{row['height']}"
+        rates = f"{row['clips_per_s']:>12,.0f}{row['megapixels_per_s']:>12,.1f}"
+        lines.append(f"{row['frames']:>6}{size:>10}{rates}")
+    lines.append(f"without drawing {rows[-1]['clips_per_s']:>12,.0f}")
+    return "\n".join(lines), {"rows": rows}, True
+
+
 def bench_data(args: argparse.Namespace) -> Answer:
     """Decoding and crops of an index; packed batches against a training step's demand."""
     from vidsim.data.bench_data import bench_data as measure

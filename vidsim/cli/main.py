@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 import vidsim
+from vidsim.cli.huge_pages import ask_for_huge_pages
 from vidsim.core.errors import BadInput, nearest
 from vidsim.core.exits import RunEnded
 
@@ -30,10 +31,16 @@ COMMANDS = {
     "inspect": "parameters, optimizers, FLOPs and bytes of a config; row length for an index",
     "plan": "compile for a TPU slice without having one: memory, FLOPs, collectives, fits or not",
     "scaling": "train base, 4x, 16x of a family and compare them; scaling.json, report.html",
-    "bench": "packing, data, vae, step: a table with ratios",
+    "bench": "packing, worlds, data, vae, attention, step, sample: a table with ratios",
     "launch": "job files and commands for gcloud, gke, skypilot, slurm; local processes",
     "run": "supervises another command: restarts after crashes and preemptions, goodput ledger",
 }
+
+
+def entry() -> int:
+    """The process `vidsim`: `main`, with memory in huge pages."""
+    ask_for_huge_pages(sys.argv[1:])
+    return main()
 
 
 def build_parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:

@@ -1,8 +1,7 @@
 """Clips to evaluate on: drawn from a world (with ground truth), or a user's own from an index."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,29 +130,6 @@ def index_clips(
         video = read_piece(index, pieces, number)
         clips.append(EvalClip(str(index.clip_id[clip]), video, float(pieces.fps[number]), texts))
     return clips
-
-
-def read_clips(
-    world: World,
-    videos: Sequence[np.ndarray],
-    truths: Sequence[Mapping[str, Any]],
-    progress: Callable[[int, int], None] | None = None,
-) -> list[dict[str, float]]:
-    """What a world's parser reads from each clip against its truth: attribute -> correctness."""
-
-    def one(pair: tuple[np.ndarray, Mapping[str, Any]]) -> dict[str, float]:
-        return world.compare(world.parse(pair[0]), dict(pair[1]))
-
-    rows: list[dict[str, float]] = []
-    if progress:
-        progress(0, len(videos))
-    # Parsing is numpy on small arrays, which lets other threads run for part of the time.
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        for row in pool.map(one, zip(videos, truths, strict=True)):
-            rows.append(row)
-            if progress:
-                progress(len(rows), len(videos))
-    return rows
 
 
 class _Tail:

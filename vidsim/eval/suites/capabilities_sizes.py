@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from vidsim.core.errors import bad
-from vidsim.eval.clips import Alignment, read_clips, variety
+from vidsim.eval.clips import Alignment, variety
 from vidsim.eval.result import Sample, View
 from vidsim.eval.score import Score, score_of
 from vidsim.eval.stats import clip_bootstrap
@@ -16,6 +16,7 @@ from vidsim.generate.model import Model
 from vidsim.generate.pack import Request
 from vidsim.generate.sample import SamplerConfig, sample
 from vidsim.worlds.base import ClipInfo, World, from_spec
+from vidsim.worlds.reader import read_clips
 
 Progress = Callable[[str, int, int], None]
 Size = tuple[int, int]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from vidsim.core.errors import bad
-from vidsim.eval.clips import Alignment, read_clips, variety
+from vidsim.eval.clips import Alignment, variety
 from vidsim.eval.result import Sample, SuiteResult, View
 from vidsim.eval.score import Score, score_of
 from vidsim.eval.stats import wilson
@@ -16,6 +16,7 @@ from vidsim.generate.model import Model
 from vidsim.generate.pack import Request
 from vidsim.generate.sample import SamplerConfig, Video, lay_out, sample
 from vidsim.worlds.base import ClipInfo, World, from_spec
+from vidsim.worlds.reader import read_clips
 
 Progress = Callable[[str, int, int], None]
 # What a short caption states, in the parser's words; the rows' names differ for one of them.

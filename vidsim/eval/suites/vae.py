@@ -10,13 +10,14 @@ import numpy as np
 from vidsim.core.errors import bad
 from vidsim.data.geometry import GeometryConfig
 from vidsim.eval import pixels
-from vidsim.eval.clips import Alignment, EvalClip, index_clips, read_clips, world_clips
+from vidsim.eval.clips import Alignment, EvalClip, index_clips, world_clips
 from vidsim.eval.result import Sample, SuiteResult, View
 from vidsim.eval.score import Score, score_of
 from vidsim.eval.stats import clip_bootstrap, wilson
 from vidsim.generate.model import VaeModel
 from vidsim.models.codec import decode_clips, encode_clips
 from vidsim.worlds.base import World, from_spec
+from vidsim.worlds.reader import read_clips
 
 Progress = Callable[[str, int, int], None]
 
