@@ -62,7 +62,7 @@ class Program:
         """The state before the first step, equal for every mesh."""
         return jax.jit(self._make, out_shardings=self.step.state_shardings)()
 
-    def probe(self, batch: Batch, steps: int = 5) -> Rate:
+    def probe(self, batch: Batch, steps: int = 15) -> Rate:
         """Compiles the step and times it on one host batch, on weights that are thrown away."""
         placed = self.step.place(batch)
         state, metrics = self.step(self.init(), placed, 0.0)
