@@ -58,6 +58,11 @@ def test_a_layout_gives_the_losses_and_reads_the_clips_of_one_process(name, alon
     codes, _, errors = run(tmp_path / "run", processes, devices, parallel)
     assert codes == [0] * processes, errors
     assert losses(tmp_path / "run") == pytest.approx(losses(alone), rel=SAME)
+    for record in read_metrics(tmp_path / "run" / "metrics.jsonl"):
+        assert record["slowest_process"] in range(processes)
+        assert record["slowest_process_s"] >= record["data_wait_s"] * 0.999  # process 0 writes
+        rate = record["tokens_per_s"] / (processes * devices)
+        assert record["tokens_per_s_device"] == pytest.approx(rate)
     seen = clips(tmp_path / "run", processes)
     assert seen == clips(alone, 1) and len(seen) == 6
     if "shared" not in name:

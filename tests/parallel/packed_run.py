@@ -104,7 +104,7 @@ def run(args):
                    bad_data_limit=args.bad_data_limit)  # fmt: skip
     optim = OptimConfig(lr=0.02, warmup_steps=2)
     if args.stop_at < STEPS:
-        loop._StopRequest.asked = lambda _, step: step == args.stop_at
+        loop.StopRequest.asked = lambda _, step: step == args.stop_at
     source = random_source()
     plan = make_plan(source, PLAN, 3, table_dir=args.workdir.parent)
     if args.broken:

@@ -102,7 +102,7 @@ def main():
     try:
         workdir = Workdir.open(args.workdir, {"steps": args.steps, "width": args.width})
         if args.stop_at is not None:
-            loop._StopRequest.asked = lambda _, step: step == args.stop_at
+            loop.StopRequest.asked = lambda _, step: step == args.stop_at
         program = build_program(
             LinearTask(args.width), run, optim, one_device() if args.process is None else None
         )

@@ -27,7 +27,7 @@ from vidsim.train.optim import OptimConfig
 from vidsim.train.state import items
 
 OPTIM = OptimConfig(name="muon", lr=0.02, warmup_steps=3)
-TIMES = ("step_s", "data_wait_s", "clips_per_s")
+TIMES = ("step_s", "data_wait_s", "clips_per_s", "clips_per_s_device")
 
 
 def spec(steps=10, **kwargs):
@@ -206,7 +206,7 @@ def test_plain_progress_lines_say_loss_rate_work_and_time_left(tmp_path, capsys)
 def test_a_second_signal_interrupts_at_once():
     if threading.current_thread() is not threading.main_thread():
         pytest.skip("signals reach the main thread only")
-    with pytest.raises(KeyboardInterrupt), loop._StopRequest() as stop:
+    with pytest.raises(KeyboardInterrupt), loop.StopRequest() as stop:
         assert not stop.asked(0)
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.asked(0)

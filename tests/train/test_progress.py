@@ -25,6 +25,16 @@ def test_rate_leaves_out_the_compiling_step_and_time_left_follows(now, capsys):
     assert last == "dit 11/100 loss 1.25  2 steps/s  2k tokens/s  0:44 left"
 
 
+def test_use_of_the_machines_is_shown_where_it_is_known(now, capsys):
+    bar = Progress("dit", 0, 9, interval_s=0.0)
+    for step in (1, 2):
+        now[0] += 0.5
+        values = {"loss": 1.0, "mfu": 0.4125, "memory_peak_bytes": 3.5 * 2**30}
+        bar.update(step, values, 10.0, "tokens")
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.endswith("20 tokens/s  MFU 41.2%  3.5 GiB at most  0:04 left")
+
+
 def test_plain_lines_come_every_few_seconds_and_at_the_end(now, capsys):
     bar = Progress("dit", 0, 40, interval_s=5.0)
     for step in range(1, 41):

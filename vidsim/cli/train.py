@@ -14,6 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("settings", nargs="*", metavar="a.b=value",
                         help="replaces a setting; also --config.a.b=value")  # fmt: skip
+    parser.add_argument("--profile", metavar="steps=FIRST:END", default="",
+                        help="trace these steps into the work directory's profile/")  # fmt: skip
     together = parser.add_argument_group(
         "several processes", "the same command on every host; trusted networks only"
     )
@@ -39,7 +41,8 @@ def run(args: argparse.Namespace) -> int:
     from vidsim.parallel.processes import abandon, start
     from vidsim.runs import build_run, run_training
 
-    run = build_run(override(load_experiment(args.config), args.settings))
+    traced = [f"run.profile={args.profile.removeprefix('steps=')!r}"] if args.profile else []
+    run = build_run(override(load_experiment(args.config), [*args.settings, *traced]))
     member = find_member(args.cluster, coordinator=args.coordinator, processes=args.processes,
                          process=args.process)  # fmt: skip
     if member is None:

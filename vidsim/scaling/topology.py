@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from vidsim.core.errors import bad
+from vidsim.core.peaks import TPU_CHIP_FLOPS as FLOPS
 
 ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",  # asks no metadata server, which exists on TPU machines only
@@ -71,14 +72,14 @@ _DEEP = _shapes("2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8 8x8x16 8x16x16 
 CHIPS: dict[str, Chip] = {
     chip.name: chip
     for chip in (
-        Chip("v5e", 1, 197e12, 16 * GIB, int(15.75 * GIB), 819 * GB, 200 * GB, 3.125 * GB, _FLAT,
-             False),
-        Chip("v5p", 1, 459e12, 95 * GIB, int(95.74 * GIB), 2765 * GB, 600 * GB, 6.25 * GB, _DEEP,
-             True),
-        Chip("v6e", 1, 918e12, 32 * GIB, int(31.25 * GIB), 1638 * GB, 400 * GB, 12.5 * GB, _FLAT,
-             False),
-        Chip("tpu7x", 2, 2307e12, 192 * GIB, int(189.5 * GIB), 7380 * GB, 600 * GB, 12.5 * GB,
+        Chip("v5e", 1, FLOPS["v5e"], 16 * GIB, int(15.75 * GIB), 819 * GB, 200 * GB, 3.125 * GB,
+             _FLAT, False),
+        Chip("v5p", 1, FLOPS["v5p"], 95 * GIB, int(95.74 * GIB), 2765 * GB, 600 * GB, 6.25 * GB,
              _DEEP, True),
+        Chip("v6e", 1, FLOPS["v6e"], 32 * GIB, int(31.25 * GIB), 1638 * GB, 400 * GB, 12.5 * GB,
+             _FLAT, False),
+        Chip("tpu7x", 2, FLOPS["tpu7x"], 192 * GIB, int(189.5 * GIB), 7380 * GB, 600 * GB,
+             12.5 * GB, _DEEP, True),
     )
 }  # fmt: skip
 ALIASES = {"trillium": "v6e", "ironwood": "tpu7x"}

@@ -6,8 +6,6 @@ while the next one runs.
 
 import dataclasses
 import itertools
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -15,7 +13,6 @@ from typing import Any
 import grain
 import jax
 from absl import flags
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from vidsim.core.errors import BadInput, bad
@@ -24,12 +21,15 @@ from vidsim.parallel.rules import Rules
 from vidsim.parallel.shares import Share
 from vidsim.store.checkpoints import CheckpointStore
 from vidsim.store.workdir import Workdir
+from vidsim.train.chips import device_facts, slowest_process
 from vidsim.train.events import JsonLines, TensorBoard, WandB, Writer
 from vidsim.train.optim import OptimConfig, rate_share
+from vidsim.train.profile import StepTrace, profiled_steps
 from vidsim.train.program import Program
 from vidsim.train.progress import Progress
 from vidsim.train.state import TrainState, from_items, items
 from vidsim.train.step import LEFT_OUT, Batch
+from vidsim.train.stopping import StopRequest
 from vidsim.train.watchdog import Watchdog
 
 Evaluation = Callable[[TrainState], Mapping[str, Any]]
@@ -56,6 +56,7 @@ class RunSpec:
     read_threads, read_processes, prefetch   how batches are read ahead; never what they hold
     tensorboard      write event files
     wandb            project of Weights & Biases, None = not used
+    profile          "100:105" traces steps 100 to 104 into the work directory's profile/; "" none
     """
 
     steps: int
@@ -75,6 +76,7 @@ class RunSpec:
     prefetch: int = 4
     tensorboard: bool = True
     wandb: str | None = None
+    profile: str = ""
 
     def __post_init__(self) -> None:
         for name in ("steps", "micro_steps", "save_every", "eval_every", "log_every", "keep",
@@ -88,11 +90,12 @@ class RunSpec:
                 raise bad(f"run.{name}", f"{getattr(self, name)}", "0 or more")
         if not 0 <= self.ema_decay < 1:
             raise bad("run.ema_decay", f"{self.ema_decay}", "from 0 (no average) to below 1")
+        profiled_steps(self.profile)
 
 
 FREE_KEYS = ("save_every", "eval_every", "log_every", "keep", "keep_every", "nonfinite_limit",
              "bad_data_limit", "watchdog_s", "read_threads", "read_processes", "prefetch",
-             "tensorboard", "wandb")  # fmt: skip
+             "tensorboard", "wandb", "profile")  # fmt: skip
 """Fields of RunSpec that may change between starts of one run: they do not touch the weights."""
 
 
@@ -182,9 +185,10 @@ class _Loop:
         self.progress = Progress(self.label, start, self.spec.steps, quiet=not _is_primary())
         self.writers = self._open_writers(start)
         self.since_s = time.perf_counter()
+        self.trace = StepTrace(self.spec.profile if _is_primary() else "", self.workdir.path)
         stream = _read_ahead(batches, start, self.spec)
         try:
-            with _StopRequest() as stop:
+            with StopRequest() as stop:
                 for step in itertools.count(start):
                     last, asked = step == self.spec.steps, stop.asked(step)
                     if step > start:
@@ -193,6 +197,8 @@ class _Loop:
                         return Trained(state, step - start, self.program.step.compilations)
                     if asked:
                         raise Preempted(f"{self.label}: stopped and saved at step {step}")
+                    if traced := self.trace.before(step, state):
+                        self.progress.say(f"{self.label}: steps {self.spec.profile} in {traced}")
                     state = self._advance(state, step, stream)
             raise AssertionError("unreachable")
         finally:
@@ -285,14 +291,17 @@ class _Loop:
         amounts = {k: v for k, v in facts.items() if k not in ("lr", "data_wait_s")}
         unit = next(iter(amounts), "steps")
         rates = {f"{k}_per_s": v / step_s for k, v in amounts.items()}
+        machine = device_facts(rates, list(self.program.mesh.devices.flat))
         if values["skipped_in_a_row"]:
             self.progress.say(
                 f"{self.label} step {step}: loss or gradient not finite, update left out "
                 f"({values['skipped_in_a_row']} in a row)"
             )
         if step % self.spec.log_every == 0 or step == self.spec.steps or values["skipped_in_a_row"]:
-            self._write(step, "train", {**values, **facts, **rates, "step_s": step_s})
-        self.progress.update(step, values, facts.get(unit, 1.0), unit)
+            slowest = slowest_process(facts["data_wait_s"])
+            numbers = {**values, **facts, **rates, **machine, **slowest, "step_s": step_s}
+            self._write(step, "train", numbers)
+        self.progress.update(step, values | machine, facts.get(unit, 1.0), unit)
         if values["skipped_in_a_row"] >= self.spec.nonfinite_limit:
             raise NonFiniteLimit(
                 f"{self.label}: {values['skipped_in_a_row']} updates in a row were not finite at "
@@ -312,44 +321,13 @@ class _Loop:
 
     def _end(self, stream: Any) -> None:
         """Commits the save under way and closes everything, whatever happened."""
+        self.trace.close()
         self.progress.close()
         for writer in self.writers:
             writer.close()
         if hasattr(stream, "close"):
             stream.close()
         self.store.wait()
-
-
-class _StopRequest:
-    """Notes SIGTERM and SIGINT, so that the loop can save and leave between two steps.
-
-    A second signal interrupts at once. Over several processes all agree on one step through JAX's
-    preemption service, which takes SIGTERM itself.
-    """
-
-    def __enter__(self) -> "_StopRequest":
-        self._noted = False
-        self._old: dict[int, Any] = {}
-        in_main = threading.current_thread() is threading.main_thread()
-        if in_main and jax.process_count() == 1:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._old[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-    def asked(self, step: int) -> bool:
-        """True when the run should save and leave before `step`."""
-        if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self._noted
-
-    def _note(self, number: int, frame: Any) -> None:
-        if self._noted:
-            raise KeyboardInterrupt
-        self._noted = True
 
 
 def _read_ahead(batches: grain.MapDataset, start: int, spec: RunSpec) -> Iterator[Any]:

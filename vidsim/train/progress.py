@@ -62,7 +62,10 @@ class Progress:
         steps_s, work_s = self._rate.per_second()
         left = clock((self._steps - step) / steps_s) if steps_s else "?"
         loss = f"loss {values['loss']:.4g}" if "loss" in values else ""
-        return f"{loss}  {steps_s:.3g} steps/s  {short(work_s)} {unit}/s  {left} left"
+        used = f"  MFU {values['mfu']:.1%}" if "mfu" in values else ""
+        held = values.get("memory_peak_bytes")
+        used += "" if held is None else f"  {held / 2**30:.1f} GiB at most"
+        return f"{loss}  {steps_s:.3g} steps/s  {short(work_s)} {unit}/s{used}  {left} left"
 
 
 class _Rate:
