@@ -82,7 +82,7 @@ def denoiser_run(cache: str, held_out: str | None, steps: int) -> DenoiserRun:
         data=LatentData(cache, held_out),
         denoising=DenoisingConfig(
             dit=DiTConfig(width=128, heads=2, mlp_width=512, layers=6, loop="unroll",
-                          text_width=128, place_embedding=True),
+                          text_width=128, place_embedding=True, pooled_text=True),
             text=ByteEncoderConfig(width=128, heads=4, mlp_width=256, layers=1),
             times=TimeConfig(base_tokens=64, base_shift=1.5),
             prediction="residual", channel_weight=0.7,

@@ -21,7 +21,7 @@ from vidsim.parallel.rules import Rules, shardings
 R, N, M, S, P, TEXT, ACTIONS = 2, 40, 20, 4, 8, 10, 3
 CFG = DiTConfig(
     patch_width=P, text_width=TEXT, width=24, heads=2, mlp_width=32, layers=2, freq_width=8,
-    num_actions=ACTIONS, place_embedding=True,
+    num_actions=ACTIONS, place_embedding=True, pooled_text=True,
 )  # fmt: skip
 # float32 sums in another order; gradients relative to the largest entry of each weight's gradient
 VALUES, GRADIENTS = 2e-5, 2e-5
@@ -273,7 +273,9 @@ def test_six_modulation_vectors_a_token_never_exist():
 
 def test_operations_count_every_product():
     """Against the products of the traced program, dense so that every pair is computed."""
-    cfg = dataclasses.replace(CFG, attention="dense", clip_embedding=False)
+    cfg = dataclasses.replace(
+        CFG, attention="dense", clip_embedding=False, pooled_text=False
+    )  # what tokens and levels cost; train/flops.py adds what clips cost
     found = 0
     for eqn, times in equations(traced(cfg, wants_gradient=False)):
         if eqn.primitive.name == "dot_general":
@@ -351,6 +353,28 @@ def test_a_place_is_a_share_of_the_frame_whatever_its_size():
     np.testing.assert_allclose(place, want, atol=1e-7)
     with pytest.raises(BadInput, match="grid"):
         DiT(CFG)._place(position, None, segment)
+
+
+def test_pooled_text_is_the_mean_of_the_clips_own_words():
+    """A caption said twice has the same mean; only through it may a model without cross-attention
+    see the words at all."""
+    params = scattered_params()
+    blocks = params["blocks"]
+    blocks = blocks | {"cross": jax.tree.map(jnp.zeros_like, blocks["cross"])}
+    params = params | {"blocks": blocks}
+    once, other = CLIPS[1], dataclasses.replace(CLIPS[1], seed=9)
+    twice = dataclasses.replace(once, text_tokens=2 * once.text_tokens)
+    for clip in (twice, other):
+        clip.patches, clip.weight, clip.levels = once.patches, once.weight, once.levels
+        clip.given, clip.action, clip.fps, clip.size = once.given, once.action, once.fps, once.size
+    twice.text = np.concatenate([once.text, once.text])
+    forward, made = jax.jit(apply, static_argnums=0), []
+    for clip in (once, twice, other):
+        a, places = pack([[CLIPS[0], clip]])
+        r, here, _ = places[clip.seed]
+        made.append(np.asarray(forward(CFG, params, a["patches"], a["text"], a))[r, here])
+    np.testing.assert_allclose(made[1], made[0], atol=VALUES, rtol=0)
+    assert np.abs(made[2] - made[0]).max() > 100 * VALUES
 
 
 def test_without_place_embedding_it_has_no_weight():

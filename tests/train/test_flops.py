@@ -30,7 +30,7 @@ P = 16
 # Unrolled, since XLA counts the body of a loop once; dense, since it then computes whole rows.
 DIT = DiTConfig(
     patch_width=P, text_width=128, width=256, heads=4, mlp_width=768, layers=1, freq_width=64,
-    attention="dense", loop="unroll",
+    attention="dense", loop="unroll", pooled_text=True,
 )  # fmt: skip
 TEXT = ByteEncoderConfig(width=128, heads=4, mlp_width=256, layers=1, attention="dense")
 CONFIG = DenoisingConfig(DIT, TEXT, latent=LatentConfig((1, 1, 1)))

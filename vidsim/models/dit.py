@@ -19,7 +19,7 @@ from vidsim.models.dit_config import PLACE_WAVES, DiTConfig
 from vidsim.nn.attention import AttentionPlan, attend_planned, plan_attention
 from vidsim.nn.init import init_params, param_axes
 from vidsim.nn.layers import Linear, param
-from vidsim.nn.modulation import TimeEmbedding, per_token, sinusoid
+from vidsim.nn.modulation import TimeEmbedding, per_token, sinusoid, sum_per_row
 from vidsim.nn.pointwise import gated_add, gelu, layer_norm, modulated_norm, rms_norm
 from vidsim.nn.rope import axis_widths, rotate, rotation
 from vidsim.nn.stack import init_stack, run_stack, stack_axes
@@ -116,6 +116,7 @@ class Inputs(nn.Module):
         size_RS2: jax.Array,
         place_RN2: jax.Array | None,
         action_RN: jax.Array | None,
+        text_segment_RM: jax.Array,
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         """Returns x_RND, text_RMD (compute dtype), time_RKD, six_RK6D (float32)."""
         cfg, dtype = self.cfg, compute_dtype(self.cfg.dtype)
@@ -127,6 +128,9 @@ class Inputs(nn.Module):
         if place_RN2 is not None:
             waves = _place_waves(place_RN2)
             x = x + Linear(waves.shape[-1], d, ("time", "embed"), name="place")(waves)
+        if cfg.pooled_text:
+            slots = fps_RS.shape[1]
+            x = x + per_token(self._captions(text_RME, text_segment_RM, slots), segment_RN - 1)
         if cfg.num_actions:
             table = param(self, "action", "zero", (cfg.num_actions, d), ("table", "embed"))
             if action_RN is not None:
@@ -149,6 +153,18 @@ class Inputs(nn.Module):
         out = Linear(
             self.cfg.width, self.cfg.width, ("embed", "time"), init="zero", name="clip_out"
         )(nn.silu(constrain(hidden, ROWS)))
+        return constrain(out, ROWS)
+
+    def _captions(self, text_RME: jax.Array, segment_RM: jax.Array, slots: int) -> jax.Array:
+        """f32[R, S, D] from the mean of each caption's tokens. Empty slots meet no token."""
+        cfg = self.cfg
+        real_RME = jnp.where((segment_RM > 0)[..., None], text_RME.astype(jnp.float32), 0.0)
+        sums_RSE = sum_per_row(real_RME, segment_RM - 1, slots)
+        counts_RS = (segment_RM[:, None] == jnp.arange(1, slots + 1)[None, :, None]).sum(-1)
+        mean_RSE = sums_RSE / jnp.maximum(counts_RS, 1).astype(jnp.float32)[..., None]
+        hidden = Linear(cfg.text_width, cfg.width, ("text", "embed"), name="pool_in")(mean_RSE)
+        hidden = gelu(constrain(hidden, ROWS))
+        out = Linear(cfg.width, cfg.width, ("embed", "text"), name="pool_out")(hidden)
         return constrain(out, ROWS)
 
 
@@ -253,6 +269,7 @@ class DiT:
         x, text, time, six = _call(
             Inputs(cfg), params["inputs"], patches_RNP, text_RME, levels_RK, patch_segment_RN,
             fps_RS, size_RS2, self._place(position_RN3, grid_RS3, patch_segment_RN), action_RN,
+            text_segment_RM,
         )  # fmt: skip
         within, across = self._attention_plans(patch_segment_RN, text_segment_RM)
         turn = rotation(position_RN3, axis_widths(cfg.head_width), cfg.theta)
@@ -297,7 +314,7 @@ class DiT:
             (
                 Inputs(cfg),
                 (f32(1, 1, cfg.patch_width), f32(1, 1, cfg.text_width), f32(1, 1), ids, f32(1, 1),
-                 f32(1, 1, 2), f32(1, 1, 2) if cfg.place_embedding else None, ids),
+                 f32(1, 1, 2), f32(1, 1, 2) if cfg.place_embedding else None, ids, ids),
             ),
             (Block(cfg), (act(1, 1, d), context)),
             (Head(cfg), (act(1, 1, d), f32(1, 1, d), ids)),

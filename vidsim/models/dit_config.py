@@ -30,6 +30,8 @@ class DiTConfig:
     place_embedding  where in the frame a token lies, as a share of its height and width, is added
                      to it (fractional positions, arXiv:2307.06304 sec. 2.1); rotary positions alone
                      tell no token how far it is from the frame's border
+    pooled_text      the mean of a caption's tokens is added to each token of its clip, beside the
+                     cross-attention (pooled captions of arXiv:2403.03206 sec. 4, which modulate)
     num_actions      actions 1..num_actions are added to their tokens; 0 = the model has none
     dtype            operands of products and the residual stream: float32 or bfloat16
     attention        an implementation of vidsim.nn.attention, or auto. Where a row's tokens are
@@ -54,6 +56,7 @@ class DiTConfig:
     theta: float = 10_000.0
     clip_embedding: bool = True
     place_embedding: bool = False
+    pooled_text: bool = False
     num_actions: int = 0
     dtype: str = "float32"
     attention: str = "auto"

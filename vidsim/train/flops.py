@@ -190,8 +190,10 @@ def forward_flops(cfg: DenoisingConfig, counts: Counts) -> tuple[float, float]:
 
 
 def _clip_embedding(cfg: DiTConfig) -> float:
+    """Operations for each clip: frame rate and size, and its pooled caption."""
     d = cfg.width
-    return 2.0 * (3 * cfg.freq_width * d + d * d) if cfg.clip_embedding else 0.0
+    size = 2.0 * (3 * cfg.freq_width * d + d * d) if cfg.clip_embedding else 0.0
+    return size + (2.0 * (cfg.text_width * d + d * d) if cfg.pooled_text else 0.0)
 
 
 def _text_encoder(cfg: ByteEncoderConfig) -> tuple[float, float]:
