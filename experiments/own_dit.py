@@ -19,7 +19,7 @@ def get_config(variant: str = "") -> dict:
     """The configuration as plain data; clips of up to 1,024 tokens of 16x16 pixels and 4 frames."""
     if variant not in ("", "debug"):
         raise ValueError(f"experiments/own_dit.py: unknown variant {variant!r}; known: debug")
-    config = to_dict(denoiser_run("runs/own/latents", None, 3 if variant == "debug" else 600))
+    config = to_dict(denoiser_run("runs/own/latents", None, 3 if variant == "debug" else 1500))
     return override(
         config,
         [
