@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import pytest
+
 from tests.generate.tiny_generator import make_model
 from vidsim.diffusion.guidance import GuidanceConfig
 from vidsim.generate import sample as sampling
@@ -13,6 +15,7 @@ CONFIG = SamplerConfig("heun", 3, GuidanceConfig(2.0), max_rows=2)
 ROUNDING = 2e-4  # as in test_sample
 
 
+@pytest.mark.slow
 def test_packs_make_the_same_clips_with_fewer_calls_and_faster(monkeypatch):
     requests = [Request("a", 8 * (1 + i % 3), 16, 1 + 2 * (i % 2), seed=i) for i in range(12)]
     calls, real = [], sampling._denoise

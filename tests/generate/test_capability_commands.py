@@ -68,6 +68,7 @@ def test_the_long_command_streams_its_windows_and_clears_up(place, capsys):
     assert not (place / "long.parts").exists()
 
 
+@pytest.mark.slow
 def test_the_long_command_ramps_and_says_what_that_is(place, capsys):
     words = ["--size", "24x16", "--seconds", 2, "--fps", 4, "--ramp"]
     assert vidsim(place, "long", *words, out="ramp.mkv") == 0

@@ -76,7 +76,9 @@ def test_neighbours_and_padding_of_any_size_change_nothing(across):
 
 def one_gpu():
     """A mesh of one GPU that is not there; jax 0.11 lowers kernels for a named one only."""
-    device = jax.sharding.AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=None, platform="gpu")
+    device = jax.sharding.AbstractDevice(
+        device_kind="NVIDIA H100 80GB HBM3", num_cores=None, platform="gpu"
+    )
     kind = (jax.sharding.AxisType.Auto,)
     return jax.sharding.AbstractMesh((1,), ("one",), axis_types=kind, abstract_device=device)
 
