@@ -4,8 +4,8 @@ Purpose   4x16x16 autoencoder that starts at the principal components of the fol
 Command   vidsim train --config=experiments/own_vae.py --workdir runs/own/vae \
               data.index=videos/index.parquet
 Hardware  2 CPU cores, 4 GiB
-Cost      about 6 minutes, beside other work
-Reaches   29 dB on the later frames of 8 clips (experiments/RESULTS.md)
+Cost      about 5 minutes, beside other work
+Reaches   31 dB on the later frames of 8 clips (experiments/RESULTS.md)
 Variants  :debug, a few steps
 """
 
