@@ -6,7 +6,7 @@ Command   vidsim encode --vae runs/own/vae --index videos/index.parquet --out ru
           vidsim train --config=experiments/own_dit.py --workdir runs/own/dit \
               data.cache=runs/own/latents
 Hardware  2 CPU cores, 4 GiB
-Cost      about 30 minutes, beside other work
+Cost      about 27 minutes, beside other work
 Reaches   8 of 8 captions by nearest neighbour, 23.6 dB (experiments/RESULTS.md)
 Variants  :debug, a few steps
 """
