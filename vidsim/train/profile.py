@@ -11,7 +11,7 @@ FOLDER = "profile"
 
 
 def profiled_steps(text: str) -> tuple[int, int]:
-    """ "100:105" as (100, 105): steps from the first up to, not with, the last; (0, 0) for "".
+    """Steps from the first up to, not with, the last: 100:105 as (100, 105), nothing as (0, 0).
 
     Raises  BadInput for anything else
     """

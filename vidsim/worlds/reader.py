@@ -1,7 +1,7 @@
 """Reads many clips at once: a world's parser, in processes of its own.
 
-Parsing is numpy on small arrays, nearly all of it under Python's lock: threads take longer than one
-clip after another. A process here imports the worlds and nothing else, so it starts in a moment.
+Parsing is numpy on small arrays, nearly all of it under Python's lock, so threads help little. A
+process here imports the worlds and nothing else, so it starts in a moment.
 """
 
 import os
