@@ -52,7 +52,7 @@ WORLD = (
     "&frames=1,5,9,17,33&frame_weights=0.46,0.28,0.2,0.04,0.02"
 )
 FULL_MINUTES = 15.0
-VAE_SHARE, DENOISER_SHARE = 0.05, 0.45  # of the minutes; the rest goes to data, samples and scores
+VAE_SHARE, DENOISER_SHARE = 0.05, 0.48  # of the minutes; the rest goes to data, samples and scores
 MIN_STEPS = 20
 CROPS = CropConfig(
     canvases=((9, 48, 48), (1, 48, 48)), batch_size=16, image_batch_size=64, image_share=0.15,
