@@ -114,13 +114,17 @@ def test_the_network_sees_channels_by_their_gain():
     batch = {k: jnp.asarray(v) for k, v in pack_all(CLIPS[:2], [[0, 1]], P).items()}
     x, t = batch["patches"], jnp.full(batch["clip_key"].shape, 0.4)
     nothing = jnp.zeros(batch["patch_segment"].shape, bool)
-    text = plain.encode_text(params, batch, jnp.zeros(batch["clip_key"].shape, bool))
     flat = flatten(params)
     seen = gain**0.7 / np.sqrt(np.mean(gain**1.4))
     flat["dit/inputs/patch/w"] = flat["dit/inputs/patch/w"] * seen[:, None]
+
+    def predicted(task, params):
+        text = task.encode_text(params, batch, jnp.zeros(batch["clip_key"].shape, bool))
+        return task.predict(params, batch, text, x, t, nothing)
+
     np.testing.assert_allclose(
-        weighed.predict(params, batch, text, x, t, nothing),
-        plain.predict(unflatten(flat), batch, text, x, t, nothing),
+        jax.jit(functools.partial(predicted, weighed))(params),
+        jax.jit(functools.partial(predicted, plain))(unflatten(flat)),
         atol=2e-6,
     )
 
