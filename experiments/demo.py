@@ -32,7 +32,7 @@ WORLD = (
     "&frames=1,5,9,17,33,65,129&frame_weights={weights}"
 )
 WEIGHTS, DEBUG_WEIGHTS = "0.36,0.22,0.20,0.12,0.06,0.03,0.01", "1,1,1,1,1,1,1"
-HELD_OUT = "shapes?split=heldout&seed=2&objects=1&anchored=true"
+HELD_OUT = "shapes?split=heldout&seed={seed}&objects=1&anchored=true"
 TRIVIAL = "shapes?split=train&seed=0&objects=1&anchored=true"
 SAMPLER = ("sampler.solver=euler", "sampler.steps=16", "sampler.guidance.scale=3.0")
 ENCODE = ("geometry.patch=(1,1,1)", "geometry.max_area=0", "geometry.max_frames=129",
@@ -78,9 +78,13 @@ def commands(debug: bool, home: str, asset: str) -> list[tuple[list[str], str]]:
     export = ["export", "--ckpt", f"{home}/dit", "--max-mb", "10", "--out"]
     suites = {
         "vae": ["clips=4" if debug else "clips=72"],
-        "prompts": [f"world={HELD_OUT}", f"prompts={4 if debug else 288}", *SAMPLER],
-        "capabilities": [f"clips={1 if debug else 32}", f"world={HELD_OUT.replace('seed=2', 'seed=3')}",
-                         f"training={TRIVIAL}", *SAMPLER],
+        "prompts": [f"world={HELD_OUT.format(seed=2)}", f"prompts={4 if debug else 288}", *SAMPLER],
+        "capabilities": [
+            f"clips={1 if debug else 32}",
+            f"world={HELD_OUT.format(seed=3)}",
+            f"training={TRIVIAL}",
+            *SAMPLER,
+        ],
     }
     if debug:
         suites["prompts"] += ["sampler.steps=1", "sizes=((48,48),)", "frames=(5,)", "vae_prompts=0"]

@@ -5,8 +5,8 @@ import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Most of a test's time is compiling. Without optimizations, and on jaxlib 0.10 with the older of its
-# two code generators, programs compile in a third of the time: same mathematics, other roundings.
+# Most of a test's time is compiling. Without optimizations, and on jaxlib 0.10 with the older of
+# its two code generators, programs compile in a third of the time: same mathematics.
 FLAGS = {
     "--xla_force_host_platform_device_count": "8",
     "--xla_backend_optimization_level": "0",
