@@ -78,9 +78,14 @@ def commands(debug: bool, home: str, asset: str) -> list[tuple[list[str], str]]:
     export = ["export", "--ckpt", f"{home}/dit", "--max-mb", "10", "--out"]
     suites = {
         "vae": ["clips=4" if debug else "clips=72"],
-        "prompts": [f"world={HELD_OUT.format(seed=2)}", f"prompts={4 if debug else 288}", *SAMPLER],
+        "prompts": [
+            f"world={HELD_OUT.format(seed=2)}",
+            f"prompts={4 if debug else 288}",
+            "frames=(1,5,9)",
+            *SAMPLER,
+        ],
         "capabilities": [
-            f"clips={1 if debug else 32}",
+            f"clips={1 if debug else 16}",
             f"world={HELD_OUT.format(seed=3)}",
             f"training={TRIVIAL}",
             *SAMPLER,

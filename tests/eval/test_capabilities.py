@@ -5,6 +5,8 @@ import pytest
 
 from tests.generate.tiny_generator import make_model
 from vidsim.core.errors import BadInput
+from vidsim.eval.score import score_of
+from vidsim.eval.stats import wilson
 from vidsim.eval.suites import capabilities
 from vidsim.eval.suites.capabilities import CapabilitiesSuite, judge_all, task_scores
 from vidsim.eval.suites.capabilities_beginnings import (
@@ -13,7 +15,7 @@ from vidsim.eval.suites.capabilities_beginnings import (
     pairwise_distance,
 )
 from vidsim.eval.suites.capabilities_cases import TASKS, draw_cases, make_library, spans
-from vidsim.eval.suites.capabilities_edit import judge_edit, other_background
+from vidsim.eval.suites.capabilities_edit import best_strength, judge_edit, other_background
 from vidsim.eval.suites.capabilities_long import judge_window, long_scores, windows_of
 from vidsim.eval.suites.capabilities_score import Bars, cross_fade, longest_step, path, skill
 from vidsim.eval.suites.capabilities_sizes import SIZES, new_aspects, share_right, size_scores
@@ -116,6 +118,17 @@ def test_edits_count_only_when_the_target_is_there_and_the_rest_stays():
     assert judge_edit(WORLD, new, case, tint)["joint"] == 1.0
     frozen = np.repeat(new[:1], FRAMES, 0)
     assert judge_edit(WORLD, frozen, case, tint)["kept"] == 0.0 or path(case.track_T2) < 20
+
+
+def test_the_headline_of_edits_is_the_best_strength_and_says_of_how_many():
+    rows = [
+        score_of(f"capabilities/edit/{name}/{strength}", wilson(right, 8), "higher")
+        for strength, joint in ((0.3, 2), (0.5, 6), (0.7, 6))
+        for name, right in (("joint", joint), ("target", 8))
+    ]
+    best = best_strength(rows)
+    assert best.metric == "capabilities/edit_best_of_3"
+    assert (best.value, best.low, best.n) == (0.75, rows[2].low, 8)
 
 
 def test_a_long_window_counts_only_with_its_object_alive_and_moving():

@@ -1,7 +1,7 @@
 """Edits of world clips: the background changes, the object and its way stay; a row a strength."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -101,6 +101,7 @@ def edit_rows(
                 unit="share",
             ))  # fmt: skip
         found.clips += [{"task": "edit", "strength": strength, **row} for row in rows]
+    found.scores.insert(0, best_strength(found.scores))
     for i, case in enumerate(cases[: suite.shown]):
         views = (View(case.truth_THWC, "input"), *shown[i])
         found.samples.append(
@@ -108,6 +109,16 @@ def edit_rows(
                    {"seed": suite.seed + i})
         )  # fmt: skip
     return found
+
+
+def best_strength(scores: Sequence[Score]) -> Score:
+    """The joint row of the strength at which most edits hold; named by how many it is the best of.
+
+    The strength is chosen on the clips it is scored on, so its interval is that of a chosen row.
+    """
+    joint = [score for score in scores if "/joint/" in score.metric]
+    best = max(joint, key=lambda score: score.value)
+    return dataclasses.replace(best, metric=f"capabilities/edit_best_of_{len(joint)}")
 
 
 def _retinted(case: Case, tint: str) -> dict[str, Any]:
