@@ -7,9 +7,9 @@ Command   python experiments/demo.py         makes vidsim/assets/demo; goes on w
           python experiments/demo.py --list  prints its commands: index, train, encode, train,
                                              export, eval (vae, prompts, capabilities), export
 Hardware  2 CPU cores, 8 GiB; an accelerator where there is one
-Cost      hours on CPU, not timed
-Target    colour and background 0.95, shape 0.80, direction 0.70 on held-out prompts; never run to
-          its end yet, so nothing is known of what it gets
+Cost      an hour and a half on 2 CPU cores
+Target    colour and background 0.95, shape 0.80, direction 0.70 on held-out prompts; version 1
+          misses them: experiments/RESULTS.md
 Variants  :vae, :dit (also without a name); :debug-vae, :debug (the denoiser), a few steps;
           python experiments/demo.py --debug goes the whole road with them, in runs/demo-debug
 """
