@@ -209,5 +209,7 @@ def test_bad_settings_are_refused():
         CapabilitiesSuite(tasks=("animat",))
     with pytest.raises(BadInput, match="at least 1"):
         CapabilitiesSuite(clips=0)
+    with pytest.raises(BadInput, match="no strengths for task 'edit'"):
+        CapabilitiesSuite(strengths=())
     with pytest.raises(BadInput, match="tokens"):
         capabilities.run(make_model(), CapabilitiesSuite(clips=1, library=1, size=(128, 128)))

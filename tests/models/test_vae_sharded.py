@@ -23,7 +23,6 @@ CFG = VaeConfig(
     space_down=(True, True), time_down=(True, False), patch=(1, 2, 2),
 )  # fmt: skip
 SAME = 1e-5  # float32 of size 1, convolutions in another order
-PLAIN = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 @functools.cache
@@ -57,7 +56,7 @@ def on(mesh):
     params = jax.device_put(vae_and_weights()[1], replicated(mesh))
     batch = place_batch({"video": video()}, mesh)
     with jax.set_mesh(mesh):
-        done = jax.jit(code).lower(params, batch).compile(compiler_options=PLAIN)
+        done = jax.jit(code).lower(params, batch).compile()
     return jax.tree.map(np.asarray, done(params, batch)), done.as_text()
 
 

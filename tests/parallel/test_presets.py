@@ -39,8 +39,6 @@ LR, B1 = 1e-2, 0.9
 OPTIM = OptimConfig(lr=LR, b1=B1, eps=1e-3, clip_norm=None, warmup_steps=0)
 # float32 sums over 88 rows in another order: measured 1e-6 of the largest gradient.
 LOSS, GRADIENT, PARAMS = 1e-5, 1e-5, 1e-5
-# The compiler's search for fast code is not under test; what is moved where is settled before it.
-PLAIN = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 RING = "ring"  # keys in a ring over context; test_ring_attention.py reads what its programs send
 PRESETS = {
@@ -88,7 +86,6 @@ def host_batch():
 def one_step(mesh: Mesh, attention: str = "auto") -> Done:
     program = Program(task(attention), OPTIM, seed=0, ema_decay=0.5, mesh=mesh)
     step = program.step
-    step.compiler_options = PLAIN
     batch = step.place(host_batch())
     state = jax.device_put(init_state(scattered(task()), program.tx), step.state_shardings)
     text = step.compiled(state, batch).as_text()

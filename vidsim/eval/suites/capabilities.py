@@ -92,6 +92,9 @@ class CapabilitiesSuite:
         if min(self.clips, self.library, self.long_clips) < 1 or self.shown < 0:
             raise bad("suite capabilities", f"{self.clips} clips, library of {self.library}",
                       "at least 1")  # fmt: skip
+        if "edit" in self.tasks and not self.strengths:
+            raise bad("suite capabilities", "no strengths for task 'edit'",
+                      "at least one in [0, 1]", "name strengths or leave the task out")  # fmt: skip
 
 
 def run(model: Model, suite: CapabilitiesSuite, progress: Progress | None = None) -> SuiteResult:
