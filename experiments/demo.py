@@ -1,8 +1,8 @@
 """The demo model, which comes with the package: `vidsim sample --ckpt demo --prompt ...`.
 
 Purpose   one small model with every capability: 4x16x16 autoencoder, text encoder and denoiser,
-          trained on the shapes world, one object a clip, at 12 sizes and 1 to 129 frames,
-          exported in bfloat16
+          trained on the shapes world, one object a clip, at 12 sizes and 1 to 129 frames, most
+          of them small and short; exported in bfloat16
 Command   python experiments/demo.py         makes vidsim/assets/demo; goes on where it stopped
           python experiments/demo.py --list  prints its commands: index, train, encode, train,
                                              export, eval (vae, prompts, capabilities), export
@@ -24,28 +24,30 @@ from vidsim.config import override, to_dict
 from vidsim.quickstart import denoiser_run, vae_run
 
 ROOT = Path(__file__).resolve().parents[1]
-VERSION = 1
-STEPS = {"vae": 1200, "dit": 6500, "debug-vae": 3, "debug": 3}
+VERSION = 2
+STEPS = {"vae": 150, "dit": 5500, "debug-vae": 3, "debug": 3}
 CLIPS, DEBUG_CLIPS = 12_000, 40
 WORLD = (
     "world:shapes?split=train&size={clips}&objects=1&anchored=true"
     "&frames=1,5,9,17,33,65,129&frame_weights={weights}"
+    "&sizes=48x48,48x80,80x48,48x96,64x64,64x96,96x64,64x112,112x64,96x96,96x144,128x128"
+    "&size_weights=12,4.4,4.4,3.1,8,1.8,1.8,1.3,1.3,0.8,0.4,0.3"  # small clips: more of them a step
 )
-WEIGHTS, DEBUG_WEIGHTS = "0.36,0.22,0.20,0.12,0.06,0.03,0.01", "1,1,1,1,1,1,1"
+WEIGHTS, DEBUG_WEIGHTS = "0.42,0.28,0.17,0.1,0.02,0.007,0.003", "1,1,1,1,1,1,1"
 HELD_OUT = "shapes?split=heldout&seed={seed}&objects=1&anchored=true"
 TRIVIAL = "shapes?split=train&seed=0&objects=1&anchored=true"
 SAMPLER = ("sampler.solver=euler", "sampler.steps=16", "sampler.guidance.scale=3.0")
 ENCODE = ("geometry.patch=(1,1,1)", "geometry.max_area=0", "geometry.max_frames=129",
           "geometry.max_tokens=576", "geometry.decimate_share=0.1", "max_text=96", "words=256",
           "midstream=true")  # fmt: skip
-AUTOENCODER = ("autoencoding.vae.base_dim=32", "autoencoding.vae.latent_channels=160")
+AUTOENCODER = ("autoencoding.vae.base_dim=32", "autoencoding.vae.latent_channels=48")
 DENOISER = (
     "denoising.dit.width=128", "denoising.dit.heads=2", "denoising.dit.mlp_width=512",
     "denoising.dit.layers=7", "denoising.text.layers=2", "optim.warmup_steps=200",
     "denoising.masks.none=0.7", "denoising.masks.first=0.06", "denoising.masks.prefix=0.06",
     "denoising.masks.suffix=0.05", "denoising.masks.first_last=0.04", "denoising.masks.random=0.04",
-    "denoising.masks.join=0.05", "denoising.masks.headless=0.1", "run.ema_decay=0.999",
-    "plan.rows_per_step=2", "run.save_every=500", "run.eval_every=2000", "run.log_every=20",
+    "denoising.masks.join=0.05", "denoising.masks.headless=0.05", "run.ema_decay=0.995",
+    "plan.rows_per_step=2", "plan.row_text=320", "run.save_every=500", "run.eval_every=2000", "run.log_every=20",
 )  # fmt: skip
 TINY = {
     "debug-vae": ("autoencoding.vae.base_dim=16", "data.statistics_clips=8",
