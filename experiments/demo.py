@@ -47,7 +47,8 @@ DENOISER = (
     "denoising.masks.none=0.7", "denoising.masks.first=0.06", "denoising.masks.prefix=0.06",
     "denoising.masks.suffix=0.05", "denoising.masks.first_last=0.04", "denoising.masks.random=0.04",
     "denoising.masks.join=0.05", "denoising.masks.headless=0.05", "run.ema_decay=0.995",
-    "plan.rows_per_step=2", "plan.row_text=320", "run.save_every=500", "run.eval_every=2000", "run.log_every=20",
+    "plan.rows_per_step=2", "plan.row_text=320", "run.save_every=500", "run.eval_every=2000",
+    "run.log_every=20",
 )  # fmt: skip
 TINY = {
     "debug-vae": ("autoencoding.vae.base_dim=16", "data.statistics_clips=8",
