@@ -45,6 +45,15 @@ def _demo(folder, *words):
                           capture_output=True, text=True)  # fmt: skip
 
 
+def test_an_older_model_in_its_place_stops_the_script_before_it_trains(tmp_path):
+    asset = tmp_path / "runs" / "demo-debug" / "asset"
+    asset.mkdir(parents=True)
+    (asset / "config.json").write_text('{"extra": {"name": "vidsim demo 0"}}')
+    done = _demo(tmp_path, "--debug")
+    assert done.returncode == 2 and "holds 'vidsim demo 0'" in done.stdout
+    assert [path.name for path in asset.parent.iterdir()] == ["asset"], "nothing was made"
+
+
 @pytest.mark.slow
 def test_the_script_goes_the_whole_road_and_then_rests(tmp_path):
     done = _demo(tmp_path, "--debug")
