@@ -145,7 +145,7 @@ def _training_cells(run: Facts) -> dict[str, str]:
     cells = {
         "steps": f"{run['steps']:,}", "seed": f"{run['seed']}", "minutes": f"{run['minutes']:g}",
         "FLOPs": flops, "hardware": "; ".join(run["hardware"]),
-        "data": f"{data['source']}" if "source" in data else "latents of the same clips"
+        "data": f"{data['source']}" if "source" in data else "latents, see the hash"
         if "pieces" in data else "no longer at hand",
         "clips": f"{data.get('clips', data.get('pieces', '–')):,}"
         if {"clips", "pieces"} & data.keys() else "–",
