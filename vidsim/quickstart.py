@@ -89,7 +89,7 @@ def denoiser_run(cache: str, held_out: str | None, steps: int) -> DenoiserRun:
             masks=MaskConfig(none=0.8, first=0.05, prefix=0.05, suffix=0.03, first_last=0.03,
                              random=0.04),
         ),
-        plan=PlanConfig(row_tokens=576, row_text=448, row_segments=32, rows_per_step=2,
+        plan=PlanConfig(row_tokens=576, row_text=288, row_segments=32, rows_per_step=2,
                         group_rows=2, pool_rows=256, window_clips=4096, cost_width=256),
         run=_spec(steps, 0.99),
         optim=OptimConfig(name="muon", lr=0.02, adam_lr=0.003, warmup_steps=50,

@@ -85,7 +85,7 @@ _LAPTOP = Family(
     name="laptop",
     about="2 CPU cores; all members with three seeds in under 90 minutes",
     base_flops=6e12,
-    shapes={1: Shape(128, 4, 6), 2: Shape(160, 4, 6), 4: Shape(192, 4, 6), 8: Shape(224, 4, 6),
+    shapes={1: Shape(128, 2, 6), 2: Shape(160, 2, 6), 4: Shape(192, 3, 6), 8: Shape(224, 4, 6),
             16: Shape(256, 4, 7), 32: Shape(320, 5, 7)},
     denoising=_WORLD_TASK,
     plan=_RECIPE.plan,

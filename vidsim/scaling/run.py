@@ -18,7 +18,7 @@ from vidsim.scaling.sweep import swept_rates
 from vidsim.store.shards import LatentCache
 from vidsim.store.workdir import code_facts
 
-CLIPS, VAE_STEPS = 8000, 500
+CLIPS, VAE_STEPS = 12_000, 150
 DEBUG_CLIPS, DEBUG_VAE_STEPS = 600, 40
 DEBUG_PROTOCOL = Protocol(clips=48, prompts=48, steps=6)
 
