@@ -15,11 +15,12 @@ from vidsim.models.codec import CodecConfig, decode_clips, encode_clips, plan_jo
 from vidsim.models.vae import Vae, VaeConfig
 from vidsim.parallel.mesh import MeshConfig, build_mesh
 from vidsim.parallel.place import place_batch, replicated
+from vidsim.parallel.rules import Rules, shardings
 
 # 3 frames of 96 x 16 pixels; the middle attends over 12 x 2 positions.
 CLIPS, FRAMES, HIGH, WIDE = 4, 3, 96, 16
 CFG = VaeConfig(
-    latent_channels=3, base_dim=4, dim_mult=(1, 1, 1), num_res_blocks=1, decoder_res_blocks=1,
+    latent_channels=3, base_dim=8, dim_mult=(1, 1, 1), num_res_blocks=1, decoder_res_blocks=1,
     space_down=(True, True), time_down=(True, False), patch=(1, 2, 2),
 )  # fmt: skip
 SAME = 1e-5  # float32 of size 1, convolutions in another order
@@ -52,8 +53,13 @@ def on_one_device():
 
 
 @functools.cache
-def on(mesh):
-    params = jax.device_put(vae_and_weights()[1], replicated(mesh))
+def on(mesh, split=False):
+    """Results and program; weights whole on every device, or split as training holds them."""
+    vae, params = vae_and_weights()
+    if split:
+        params = jax.device_put(params, shardings(Rules(), mesh, vae.param_axes(), params))
+    else:
+        params = jax.device_put(params, replicated(mesh))
     batch = place_batch({"video": video()}, mesh)
     with jax.set_mesh(mesh):
         done = jax.jit(code).lower(params, batch).compile()
@@ -75,16 +81,23 @@ def test_latents_and_pixels_are_those_of_one_device(config):
         np.testing.assert_allclose(mine, theirs, atol=SAME * np.abs(theirs).max(), rtol=0)
 
 
+@pytest.mark.parametrize("split", [False, True], ids=["whole weights", "split weights"])
 @pytest.mark.parametrize("config", MESHES, ids=str)
-def test_borders_are_exchanged_and_only_the_middle_gathers(config):
-    """Rows of pixels pass between neighbours; a gather brings no more than keys and values."""
-    _, text = on(build_mesh(config))
+def test_borders_are_exchanged_and_only_the_middle_gathers(config, split):
+    """Rows of pixels pass between neighbours; a gather brings no more than keys and values, and
+    where weights are split it brings these and no frame.
+    """
+    found, text = on(build_mesh(config), split)
+    for mine, theirs in zip(found, on_one_device(), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=SAME * np.abs(theirs).max(), rtol=0)
     assert any(r.kind.startswith("collective-permute") for r in results(text))
     local = CLIPS // (config.data * config.fsdp)
     positions = (HIGH // 8) * (WIDE // 8)
     keys = local * 2 * positions * 3 * CFG.encoder_widths[-1]
+    weights = {x.shape for x in jax.tree.leaves(vae_and_weights()[1])} if split else set()
     brought = [r for r in gathered(text) if r.kind.startswith("all-")]
-    assert brought and max(r.size for r in brought) <= keys
+    frames = [r for r in brought if r.dims not in weights]
+    assert brought and max((r.size for r in frames), default=0) <= keys
     pixels = local * HIGH * WIDE * 3  # one frame of all rows, and never more of a stage
     whole = [r for r in results(text) if HIGH in r.dims and r.size >= pixels]
     assert whole == []

@@ -25,6 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="train (default), sample, encode or decode")  # fmt: skip
     parser.add_argument("--search", action="store_true",
                         help="most tokens a device, cheapest remat policy that fits")  # fmt: skip
+    parser.add_argument("--quick", action="store_true",
+                        help="compile with least effort: a quarter of the time, peak within a few "
+                        "percent; for checks")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="the plan as JSON on standard output")
     parser.add_argument("--check", metavar="FILE",
                         help="compare with a plan stored by --json; exit 1 beyond 5%%")  # fmt: skip
@@ -38,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="of sampling (default 3); 1 halves the work")  # fmt: skip
     parser.add_argument("--size", metavar="WxH", help="pixels of one clip to sample, en- or decode")
     parser.add_argument("--frames", type=int, metavar="N", help="one clip: its frames")
-    parser.add_argument("--vae", metavar="PRESET", help="autoencoder of a denoiser's latents")
+    parser.add_argument("--vae", metavar="PRESET[:DTYPE]",
+                        help="of a denoiser's latents, e.g. wan21:bfloat16")  # fmt: skip
     parser.add_argument("--chunk", type=int, default=1, metavar="N",
                         help="latent frames of one call of encode and decode")  # fmt: skip
     parser.add_argument("settings", nargs="*", metavar="a.b=value", help="of the configuration")

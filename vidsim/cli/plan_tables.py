@@ -22,7 +22,7 @@ def ask_of(args: argparse.Namespace) -> Ask:
     chosen: dict[str, Any] = {name: getattr(args, name) for name in ("mfu", "guidance")
                               if getattr(args, name) is not None}  # fmt: skip
     return Ask(what=args.what, rows=args.rows, clips=args.clips, clip=_clip(args.size, args.frames),
-               vae=args.vae, chunk=args.chunk, **chosen)  # fmt: skip
+               vae=args.vae, chunk=args.chunk, quick=args.quick, **chosen)  # fmt: skip
 
 
 def _clip(size: str | None, frames: int | None) -> ClipSize | None:
@@ -57,12 +57,14 @@ def facts(plan: Summary) -> list[tuple[str, str]]:
     chip = CHIPS[plan.topology.split(":")[0]]
     mesh = ", ".join(f"{axis} {n}" for axis, n in plan.mesh.items() if n > 1) or "one device"
     attention = ", ".join(f"{use} {name}" for use, name in plan.attention.items())
+    effort = " (compiled with least effort)" if plan.quick else ""
     verdict = "fits, {:.2f} GiB left" if plan.fits else "does not fit, {:.2f} GiB too much"
     rows = [
         ("program", f"{plan.what}, {plan.rows} rows at once, remat {plan.remat}"),
         ("slice", f"{plan.slices} x {plan.topology}: {plan.chips} chips, {plan.devices} devices; "
                   f"{mesh}"),
-        ("attention", f"{attention or 'none'}; {plan.kernels} kernel calls in the program"),
+        ("attention", f"{attention or 'none'}; {plan.kernels} kernel calls in the program"
+                      f"{effort}"),
         ("memory a chip", f"peak {_gib(plan.peak_bytes)} of {_gib(plan.usable_bytes)} GiB usable: "
                           + verdict.format(abs(plan.over_bytes) / GIB)),
         ("state a chip", f"weights {_gib(plan.weight_bytes)}, average {_gib(plan.average_bytes)}, "

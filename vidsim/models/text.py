@@ -19,6 +19,7 @@ from vidsim.nn.init import init_params, param_axes
 from vidsim.nn.layers import Embed, Linear, param
 from vidsim.nn.pointwise import gelu, rms_norm
 from vidsim.nn.rope import rotate, rotation
+from vidsim.nn.stack import init_stack, run_stack, stack_axes
 from vidsim.parallel.place import constrain
 
 ROWS = ("rows", None, None)
@@ -121,17 +122,19 @@ class TextLayer(nn.Module):
 
 
 class _Network(nn.Module):
+    """Everything but the layers, whose stacked weights are an argument."""
+
     cfg: ByteEncoderConfig
 
     @nn.compact
     def __call__(
-        self, text_ids_RM: jax.Array, segment_RM: jax.Array, position_RM: jax.Array
+        self,
+        text_ids_RM: jax.Array,
+        segment_RM: jax.Array,
+        position_RM: jax.Array,
+        layers: dict[str, Any] | None = None,
     ) -> jax.Array:
         cfg, e = self.cfg, self.cfg.width
-        plan = plan_attention(
-            segment_RM, segment_RM, implementation=cfg.attention, q_axis=None, k_axis=None
-        )
-        turn = rotation(position_RM[..., None], (e // cfg.heads,))
         x = Embed(
             cfg.vocab + len(cfg.words),
             e,
@@ -139,27 +142,36 @@ class _Network(nn.Module):
             nn.initializers.normal(1.0),
             name="bytes",
         )(text_ids_RM)
-        x = x + WordMixing(e, cfg.reach, name="words")(x, segment_RM)
-        for layer in range(cfg.layers):
-            x = TextLayer(cfg, name=f"layer_{layer}")(constrain(x, ROWS), turn, plan)
-        x = constrain(x, ROWS)
+        x = constrain(x + WordMixing(e, cfg.reach, name="words")(x, segment_RM), ROWS)
+        if layers is not None:
+            plan = plan_attention(
+                segment_RM, segment_RM, implementation=cfg.attention, q_axis=None, k_axis=None
+            )
+            turn = rotation(position_RM[..., None], (e // cfg.heads,))
+            one = lambda p, x: constrain(TextLayer(cfg).apply({"params": p}, x, turn, plan), ROWS)  # noqa: E731
+            x = run_stack(one, layers, x, remat="none", loop="scan")
         x = rms_norm(x, param(self, "norm", "one", (e,), (None,)), cfg.eps)
         return jnp.where((segment_RM > 0)[..., None], x, 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
 class ByteEncoder:
-    """Pure functions of a plain tree of float32 weights."""
+    """Pure functions of a plain tree of float32 weights; those of the layers are stacked."""
 
     cfg: ByteEncoderConfig
 
     def init(self, key: jax.Array) -> dict[str, Any]:
         """Fresh weights."""
-        return init_params(_Network(self.cfg), key, *self._example())
+        ends, layers = jax.random.split(key)
+        network = init_params(_Network(self.cfg), ends, *self._example())
+        return network | {
+            "layers": init_stack(TextLayer(self.cfg), self.cfg.layers, layers, *self._layer())
+        }
 
     def param_axes(self) -> dict[str, Any]:
         """Logical axis names of every weight, a tree like `init`'s."""
-        return param_axes(_Network(self.cfg), *self._example())
+        network = param_axes(_Network(self.cfg), *self._example())
+        return network | {"layers": stack_axes(TextLayer(self.cfg), *self._layer())}
 
     def apply(
         self,
@@ -183,8 +195,18 @@ class ByteEncoder:
             text_segment=(text_segment_RM.shape, "RM"),
             text_position=(text_position_RM.shape, "RM"),
         )
-        network = _Network(self.cfg)
-        return network.apply({"params": params}, text_ids_RM, text_segment_RM, text_position_RM)
+        ends = {name: value for name, value in params.items() if name != "layers"}
+        return _Network(self.cfg).apply(
+            {"params": ends}, text_ids_RM, text_segment_RM, text_position_RM, params["layers"]
+        )
 
     def _example(self) -> tuple[jax.ShapeDtypeStruct, ...]:
         return (jax.ShapeDtypeStruct((1, 1), jnp.int32),) * 3
+
+    def _layer(self) -> tuple[Any, ...]:
+        """Example arguments of a layer, one token: weights do not depend on the sizes."""
+        f32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)  # noqa: E731
+        one = jnp.zeros((1, 1), jnp.int32)
+        half = self.cfg.width // self.cfg.heads // 2
+        turn = (f32(1, 1, 1, half), f32(1, 1, 1, half))
+        return f32(1, 1, self.cfg.width), turn, plan_attention(one, one, implementation="dense")

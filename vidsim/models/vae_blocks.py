@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from vidsim.models.vae_config import VaeConfig
 from vidsim.nn.conv import (
+    CLIPS_HEIGHT,
     CausalConv,
     ChannelNorm,
     SpaceDown,
@@ -25,9 +26,6 @@ from vidsim.nn.layers import Linear
 from vidsim.parallel.place import constrain, ways
 
 Mask = jax.Array | None
-# Clips over devices, and the rows of their frames where the mesh has a context axis: convolutions
-# then swap the rows at the borders, and attention in a frame gathers its keys and values.
-CLIPS_HEIGHT = ("clips", None, "height", None, None)
 ATTENTION_ROWS = 2048  # queries at a time; a 720p frame has 14,400 positions, all at once 0.8 GB
 
 

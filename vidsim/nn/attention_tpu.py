@@ -83,10 +83,11 @@ def splash_tables(
     reach = [(x[..., 1] - x[..., 0]).max(-1) for x in (pairs.k_range, pairs.q_range)]
     cut = (reach[0] > wide) | (reach[1] > tall)
     q_met = _met(q_segment_RN, k_segment_RM)
-    return SplashTables(
+    tables = SplashTables(
         pairs.q_segment, pairs.k_segment, q_met, cut, k_next, bits(k_live),
         bits(k_live | never), q_next, bits(q_live),
     )  # fmt: skip
+    return jax.lax.optimization_barrier(tables)  # fused with their use, libtpu 0.0.42 aborts on v5e
 
 
 def _met(here_RN: jax.Array, there_RM: jax.Array) -> jax.Array:

@@ -25,8 +25,12 @@ from jax import lax
 
 from vidsim.core.errors import bad
 from vidsim.nn.layers import fan_in_normal, param
+from vidsim.parallel.place import constrain, ways
 
 METHODS = ("taps", "winograd")
+# Clips over devices, and the rows of their frames where the mesh has a context axis: convolutions
+# then swap the rows at the borders, and attention in a frame gathers its keys and values.
+CLIPS_HEIGHT = ("clips", None, "height", None, None)
 # G of F(2, 3): the four products of a row of a kernel
 _KERNEL_ROWS = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
 
@@ -119,7 +123,7 @@ def with_past(module: nn.Module, x_BTHWC: jax.Array, frames: int, first: bool) -
         past = jnp.zeros((b, frames, h, w, c), x_BTHWC.dtype)
     else:
         past = kept(module)
-    joined = jnp.concatenate([past, x_BTHWC], 1)
+    joined = constrain(jnp.concatenate([past, x_BTHWC], 1), CLIPS_HEIGHT)
     keep(module, joined[:, joined.shape[1] - frames :])
     return joined
 
@@ -175,6 +179,8 @@ def conv_weights(
     """Kernel [kt, kh, kw, cin, cout], scaled by how much one output sums, and bias [cout]."""
     spread = fan_in_normal(fan_axes=(0, 1, 2, 3))
     w = param(module, "w", spread, (*kernel, cin, cout), (None, None, None, *axes))
+    if ways("height") > 1:  # or XLA keeps the kernel split and gathers whole frames in its place
+        w = constrain(w, (None,) * w.ndim)
     return w, param(module, "b", "zero", (cout,), (axes[1],))
 
 
@@ -229,7 +235,7 @@ class SpaceUp(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTHWC: jax.Array, mask_B1HW1: jax.Array | None = None) -> jax.Array:
-        x = jnp.repeat(jnp.repeat(x_BTHWC, 2, axis=2), 2, axis=3)
+        x = constrain(jnp.repeat(jnp.repeat(x_BTHWC, 2, axis=2), 2, axis=3), CLIPS_HEIGHT)
         conv = CausalConv(
             self.cin, self.cout, (1, 3, 3), dtype=self.dtype, method=self.method, name="conv"
         )
@@ -284,7 +290,9 @@ class TimeUp(nn.Module):
         if n == 0:
             return start
         y = convolve(joined, w.astype(self.dtype)) + bias.astype(self.dtype).reshape(1, 1, 1, 1, -1)
-        y = jnp.moveaxis(y.reshape(b, n, h, wide, 2, c), 4, 2).reshape(b, 2 * n, h, wide, c)
+        y = constrain(y, CLIPS_HEIGHT)
+        pair = jnp.stack([y[..., :c], y[..., c:]], 2)
+        y = constrain(pair.reshape(b, 2 * n, h, wide, c), CLIPS_HEIGHT)
         return jnp.concatenate([start, y], 1)
 
 

@@ -10,7 +10,7 @@ import importlib.metadata
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -53,10 +53,13 @@ class Ask:
     rows      of a sampling call; None: one for each device along data and fsdp
     clips     equal clips a row, assumed; None: see `plan_rows.row_content`
     clip      for sample: the row holds this one clip; for encode and decode: the video
-    vae       preset of the autoencoder, None: the one whose patches the denoiser takes
+    vae       preset of the autoencoder, or preset:dtype with the precision of its products; None:
+              the one whose patches the denoiser takes
     chunk     latent frames of one call of encode and decode
     mfu       assumed share of the peak
     guidance  scale of sampling
+    quick     the compiler takes a shorter road: a quarter of the time, a program whose peak differs
+              by a few percent and that would run slower
     """
 
     what: str = "train"
@@ -67,6 +70,7 @@ class Ask:
     chunk: int = 1
     mfu: float = MFU
     guidance: float = GUIDANCE
+    quick: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +111,7 @@ class Summary:
     unknown_loops: int
     roofline: Roofline | None
     compile_s: float
+    quick: bool
     versions: Mapping[str, str]
 
     def to_dict(self) -> dict[str, Any]:
@@ -168,7 +173,8 @@ def compile_job(
     start, chip = time.perf_counter(), topology.chip
     program, memory, over = Program((), 0, 0), None, 0
     try:
-        executable = job.compile()
+        with _least_effort(ask.quick):
+            executable = job.compile()
         memory = executable.memory_analysis()
         program = read_hlo(executable.as_text())
         peak = memory.peak_memory_in_bytes * chip.devices
@@ -202,9 +208,21 @@ def compile_job(
             "times": largest.times,
         },
         unknown_loops=program.unknown_loops, roofline=bound,
-        compile_s=time.perf_counter() - start,
+        compile_s=time.perf_counter() - start, quick=ask.quick,
         versions=_versions(),
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _least_effort(wanted: bool) -> Iterator[None]:
+    """Where wanted, the compiler's lowest level of optimization."""
+    name = "jax_optimization_level"
+    before = jax.config.values[name]
+    jax.config.update(name, "O0" if wanted else before)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
 
 
 def _versions() -> dict[str, str]:
@@ -235,7 +253,9 @@ def find_vae(run: Run, name: str | None) -> VaeConfig:
     Raises BadInput when none or several presets would do.
     """
     if name is not None:
-        return vae_preset(name)
+        found, _, dtype = name.partition(":")
+        cfg = vae_preset(found)
+        return dataclasses.replace(cfg, dtype=dtype) if dtype else cfg
     if isinstance(run, VaeRun):
         return run.autoencoding.vae
     patch = run.denoising.latent.patch[0] * run.denoising.latent.patch[1]

@@ -10,7 +10,7 @@ from vidsim.core.errors import bad
 TOLERANCE = 0.05
 SMALL = 2**20  # bytes; kinds of collectives that move less than this are not compared
 SAME = ("what", "topology", "slices", "mesh", "attention", "kernels", "remat", "rows", "fits",
-        "room", "weight_bytes", "average_bytes", "optimizer_bytes")  # fmt: skip
+        "quick", "room", "weight_bytes", "average_bytes", "optimizer_bytes")  # fmt: skip
 
 
 def stored_plan(path: str | Path) -> dict[str, Any]:

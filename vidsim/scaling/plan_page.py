@@ -37,7 +37,7 @@ def row(name: str, plan: Mapping[str, Any]) -> str:
         flops += f"; {plan['padded_flops'] / 1e15:.4g}"
     sent = sum(kind["sent"] for kind in plan["collectives"].values()) / MIB
     cells = [
-        name.rsplit(".", 1)[0],
+        name.rsplit(".", 1)[0] + (", quick" if plan["quick"] else ""),
         f"{plan['topology']} ({plan['chips']})" if plan["slices"] == 1
         else f"{plan['slices']} x {plan['topology']} ({plan['chips']})",
         mesh, f"{plan['peak_bytes'] / GIB:.2f}", f"{plan['usable_bytes'] / GIB:.2f}", verdict,
