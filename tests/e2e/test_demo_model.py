@@ -44,7 +44,7 @@ def test_colours_and_backgrounds_come_from_the_prompt(model):
         prompts=24, world=world, sizes=((64, 64),), frames=(1,), vae_prompts=0, sampler=sampler
     )
     found = {score.metric: score.value for score in prompts.run(model, suite).scores}
-    assert found["prompts/colour"] >= 0.6 and found["prompts/background"] >= 0.6
+    assert found["prompts/colour"] >= 0.8 and found["prompts/background"] >= 0.8
 
 
 @pytest.mark.slow
