@@ -193,13 +193,13 @@ def test_a_perfect_reading_is_right_in_everything_in_any_order():
             assert "relation" in found
 
 
-def test_a_missing_object_is_wrong_and_a_further_one_changes_the_count_only():
+def test_a_missing_object_is_wrong_and_a_further_small_one_changes_the_count_only():
     truth = base.make("shapes", split="all", objects=3, frames=(9,)).info(1).truth
     reading = perfect(truth)
     fewer = score.compare(dataclasses.replace(reading, objects=reading.objects[:2]), truth)
     assert fewer["colour"] == pytest.approx(2 / 3) and fewer["shape"] == pytest.approx(2 / 3)
     other = dataclasses.replace(reading.objects[0], colour="none", shape="none")
-    more = dataclasses.replace(reading, objects=(other, *reading.objects), count=4)
+    more = dataclasses.replace(reading, objects=(*reading.objects, other), count=4)
     found = score.compare(more, truth)
     assert found["count"] == 0 and found["colour"] == 1 and found["shape"] == 1
 
@@ -244,3 +244,21 @@ def test_motion_of_a_made_up_track(direction, turn):
     found = read_motion.read_motion(track, 64)
     assert found.direction == direction and found.bounce == (turn is not None)
     assert found.speed == pytest.approx(1.5, rel=0.05)
+
+
+def test_an_object_beside_a_larger_one_that_nobody_asked_for_is_not_credited():
+    """Else a picture with something of everything would have every attribute right."""
+    pairs = base.from_spec("shapes?split=train&seed=4&objects=2&sizes=96x96&frames=1")
+    seen = 0
+    for i in range(24):
+        truth = pairs.info(i).truth
+        large, small = sorted(truth["objects"], key=lambda o: -o["half_extent"])
+        reading = parse.parse(pairs.render(truth))
+        if len(reading.objects) < 2 or large["half_extent"] < 1.6 * small["half_extent"]:
+            continue
+        seen += 1
+        asked = {name: score.compare(reading, {**truth, "objects": [one], "relation": None})
+                 for name, one in (("large", large), ("small", small))}  # fmt: skip
+        assert asked["large"]["colour"] == 1 and asked["large"]["count"] == 0
+        assert asked["small"]["colour"] == 0
+    assert seen >= 3

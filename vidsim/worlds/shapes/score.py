@@ -20,6 +20,8 @@ def compare(reading: Reading, truth: Mapping[str, Any]) -> dict[str, float]:
     """Correctness of each attribute that applies to the truth.
 
     Objects are matched in whichever way gets most attributes right, so their order is no matter.
+    Of more read objects than true ones the largest count: else noise, in which many colours are
+    read, would be right by having something of everything.
     Returns  0.0 or 1.0 for background (its pattern), background_colour (its tint), style, count
              and relation (two objects or more); the share of the true objects that are right for
              colour, shape, size, direction (videos), speed and bounce (moving objects); a missing
@@ -27,7 +29,7 @@ def compare(reading: Reading, truth: Mapping[str, Any]) -> dict[str, float]:
              over the frames in which they are seen, in short sides; absent when nothing matches.
     """
     wanted = truth["objects"]
-    match = _match(reading.objects, truth)
+    match = _match(reading.objects[: len(wanted)], truth)
     scores = {
         "background": float(reading.pattern == truth["background"]["pattern"]),
         "background_colour": float(reading.tint == truth["background"]["tint"]),
@@ -99,7 +101,10 @@ def _marks(
 def _match(
     objects: tuple[ObjectReading, ...], truth: Mapping[str, Any]
 ) -> tuple[ObjectReading | None, ...]:
-    """One read object, or None, for each true object: the assignment with most right attributes."""
+    """One read object, or None, for each true object: the assignment with most right attributes.
+
+    objects  largest first
+    """
     wanted = truth["objects"]
     worth = {
         (k, m): sum(
