@@ -15,7 +15,7 @@ from vidsim.models.dit_config import DiTConfig
 from vidsim.models.latents import LatentConfig
 from vidsim.parallel.mesh import ParallelConfig, build_mesh
 from vidsim.runs import DenoiserRun, LatentData
-from vidsim.scaling.plan import Ask, compile_job, make_job
+from vidsim.scaling.plan import Ask, compile_job, find_vae, make_job
 from vidsim.scaling.plan_programs import ClipSize, Job
 from vidsim.scaling.plan_rows import equal_clips
 from vidsim.scaling.topology import parse_topology
@@ -127,3 +127,12 @@ def test_what_a_run_does_not_have_is_refused_before_compiling():
     with pytest.raises(BadInput, match="must divide"):
         make_job(dataclasses.replace(RUN, denoising=odd), mesh, equal_clips(RUN.plan, 4), Ask())
     assert np.prod(mesh.devices.shape) == 8
+
+
+def test_an_autoencoder_is_named_with_the_precision_of_its_products():
+    assert find_vae(RUN, "wan21").dtype == "float32"
+    assert find_vae(RUN, "wan21:bfloat16") == dataclasses.replace(
+        find_vae(RUN, "wan21"), dtype="bfloat16"
+    )
+    with pytest.raises(BadInput, match="int4"):
+        find_vae(RUN, "wan21:int4")
