@@ -23,6 +23,7 @@ from vidsim.data.index import ClipIndex
 from vidsim.data.pipeline import make_plan, packed_batches
 from vidsim.data.plan import Plan, PlanConfig
 from vidsim.generate.assets import find
+from vidsim.generate.model import load
 from vidsim.models.latents import LatentConfig
 from vidsim.models.vae import Vae, VaeConfig
 from vidsim.models.vae_linear import BlockMoments
@@ -93,6 +94,10 @@ class DenoiserRun:
     Patch width, latent statistics and `longest`, the latent frames of the longest clip (the window
     of long videos), come from the cache: what the configuration says of them is replaced when the
     run is resolved.
+
+    start  a denoiser (work directory, exported folder, shipped model) whose averaged weights the
+           run starts from, e.g. one trained on images; "" = random ones. Optimizer, average and
+           step count are new. It is read once: a run that resumes does not need it
     """
 
     data: LatentData
@@ -104,6 +109,7 @@ class DenoiserRun:
     captions: CaptionConfig = CaptionConfig()
     validation: ValidationConfig = ValidationConfig()
     task: Literal["denoising"] = "denoising"
+    start: str = ""
     vae_hash: str = ""
     longest: int = 0
 
@@ -284,9 +290,31 @@ def train_denoiser(
             evaluations=evaluations, work=packed_work(run.denoising),
             step_work=None if share.whole else planned_work(run.denoising, plan),
             share=lambda _: share, label="denoiser",
+            weights=(lambda: starting_weights(run)) if run.start else None,
         )  # fmt: skip
     finally:
         folder.close()
+
+
+def starting_weights(run: DenoiserRun) -> Any:
+    """The averaged weights of the model at `start` of a resolved run, as host arrays.
+
+    Raises BadInput when it is another network, of other latents or of another vocabulary
+    """
+    model = load(run.start)
+    here, there, where = run.denoising, model.task.cfg, f"config.start {run.start!r}"
+    if model.vae.hash != run.vae_hash or there.latent != here.latent:
+        raise bad(where, f"is of latents of VAE {model.vae.hash[:12]}",
+                  f"the cache's VAE {run.vae_hash[:12]}, with its statistics")  # fmt: skip
+    if there.text != here.text:
+        raise bad(where, "has another text encoder or vocabulary", "that of the run",
+                  "encode the cache with words_from=<the one it was trained on>")  # fmt: skip
+    if field := here.dit.differs(there.dit):
+        raise bad(f"config.denoising.dit.{field}", f"{getattr(here.dit, field)}",
+                  f"{getattr(there.dit, field)}, as of start {run.start!r}")  # fmt: skip
+    agree({"start": model.facts["weights_id"]})
+    print(f"denoiser: starts from {run.start}, step {model.facts['step']}", flush=True)
+    return jax.tree.map(np.asarray, model.params)
 
 
 def denoiser_program(run: DenoiserRun, cache: LatentCache) -> tuple[Program, Plan]:

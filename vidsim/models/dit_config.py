@@ -9,6 +9,8 @@ from vidsim.nn.rope import axis_widths
 from vidsim.nn.stack import check_policies
 
 PLACE_WAVES = 8  # half waves over a side of the frame, in the place embedding
+# Fields that say how the network is computed; the others say which network it is.
+HOW = frozenset({"dtype", "attention", "longest_clip", "remat", "loop"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +90,11 @@ class DiTConfig:
     def head_width(self) -> int:
         """E."""
         return self.width // self.heads
+
+    def differs(self, other: "DiTConfig") -> str:
+        """The first field in which they are not the same network, "" when they are."""
+        fields = sorted({field.name for field in dataclasses.fields(self)} - HOW)
+        return next((f for f in fields if getattr(self, f) != getattr(other, f)), "")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -36,6 +36,7 @@ Evaluation = Callable[[TrainState], Mapping[str, Any]]
 Work = Callable[[Batch], Mapping[str, float]]
 StepWork = Callable[[int], Mapping[str, float]]
 Shares = Callable[[Batch], Share | None]
+Weights = Callable[[], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +133,7 @@ def train(
     work: Work | None = None,
     step_work: StepWork | None = None,
     share: Shares | None = None,
+    weights: Weights | None = None,
     label: str = "train",
 ) -> Trained:
     """Trains from the newest whole checkpoint of `workdir` (or from the start) to `run.steps`.
@@ -143,6 +145,8 @@ def train(
                  the one shown. By default tokens where the batch states them, else clips.
     step_work    function(step) -> the same, for processes that see a part of the batch
     share        function(host batch) -> the part of its step that it holds; None: all of it
+    weights      called where there is no checkpoint yet: the weights to start from; by default they
+                 are drawn from the seed
     Raises       Preempted (saved), NonFiniteLimit, BadDataLimit, DiskFull, NoValidCheckpoint,
                  BadInput. A hang ends the process with code 43: see train/watchdog.py
     """
@@ -154,7 +158,7 @@ def train(
         if step_work is None
         else (lambda step, batch: step_work(step))
     )
-    loop = _Loop(program, run, workdir, evaluations or {}, each, share, label)
+    loop = _Loop(program, run, workdir, evaluations or {}, each, share, weights, label)
     with loop.watchdog:
         return loop.run(batches)
 
@@ -170,9 +174,11 @@ class _Loop:
         evaluations: Mapping[str, Evaluation],
         work: Callable[[int, Batch], Mapping[str, float]],
         share: Shares | None,
+        weights: Weights | None,
         label: str,
     ) -> None:
         self.program, self.spec, self.workdir = program, run, workdir
+        self.weights = weights
         self.evaluations, self.work, self.label = evaluations, work, label
         self.share = share or (lambda _: None)
         self.left_out = 0
@@ -208,7 +214,8 @@ class _Loop:
         self.store.clean()
         found = self.store.restore(items(self.program.abstract))
         if found is None:
-            state, start = self.program.init(), 0
+            given = self.weights() if self.weights else None
+            state, start = self.program.init(given), 0
         else:
             for line in found.passed_over:
                 _print(f"{self.label}: passed over a damaged checkpoint, {line}")

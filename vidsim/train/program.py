@@ -58,9 +58,15 @@ class Program:
         pure = make_step(task, self.tx, ema_decay, seed)
         self.step = CompiledStep(pure, self.mesh, places, micro_steps)
 
-    def init(self) -> TrainState:
-        """The state before the first step, equal for every mesh."""
-        return jax.jit(self._make, out_shardings=self.step.state_shardings)()
+    def init(self, weights: Any = None) -> TrainState:
+        """The state before the first step, equal for every mesh.
+
+        weights  host arrays in the tree of the task's weights; None: drawn from the run's seed
+        """
+        places = self.step.state_shardings
+        if weights is None:
+            return jax.jit(self._make, out_shardings=places)()
+        return jax.jit(lambda params: init_state(params, self.tx), out_shardings=places)(weights)
 
     def probe(self, batch: Batch, steps: int = 15) -> Rate:
         """Compiles the step and times it on one host batch, on weights that are thrown away."""
