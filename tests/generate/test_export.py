@@ -13,6 +13,7 @@ from vidsim.cli.main import main
 from vidsim.core.errors import BadInput
 from vidsim.core.trees import flatten
 from vidsim.diffusion.guidance import GuidanceConfig
+from vidsim.eval.card import denoiser_runs, training_facts
 from vidsim.eval.result import SuiteResult, load_result, save_result
 from vidsim.eval.score import Score
 from vidsim.generate import assets
@@ -141,10 +142,24 @@ def test_scores_of_other_weights_do_not_get_onto_a_card(places, tmp_path, capsys
     assert facts["training"]["denoiser"]["flops"] == 8e10 and facts["scores"][0]["rounded"]
 
 
-def save_run_records(folder):
+def test_a_card_counts_what_a_run_started_from_too(tmp_path):
+    for name, start in (("images", ""), ("video", str(tmp_path / "images"))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text('{"task": "denoising"}')
+        save_run_records(tmp_path / name, start)
+    runs = denoiser_runs(tmp_path / "video")
+    assert list(runs) == ["denoiser's start", "denoiser"]
+    assert [training_facts(folder)["flops"] for folder in runs.values()] == [8e10, 8e10]
+    assert list(denoiser_runs(tmp_path / "images")) == ["denoiser"]
+    save_run_records(tmp_path / "video", "a model that was exported")
+    with pytest.raises(BadInput, match="has no records of its training"):
+        denoiser_runs(tmp_path / "video")
+
+
+def save_run_records(folder, start=""):
     """What a training of 40 steps leaves beside its checkpoints."""
     config = json.loads((folder / "config.json").read_text())
-    config |= {"run": {"seed": 5}, "data": {"cache": "/gone"}}
+    config |= {"run": {"seed": 5}, "data": {"cache": "/gone"}, "start": start}
     (folder / "config.json").write_text(json.dumps(config))
     start = {"step": 0, "time": "2026-01-01", "devices": "1 x cpu", "machine": "Linux",
              "vidsim": "0", "git": "abc", "libraries": {"jax": "1"}}  # fmt: skip

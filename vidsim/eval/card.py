@@ -21,6 +21,7 @@ from vidsim.store.shards import LatentCache
 from vidsim.store.workdir import read_config, read_provenance
 from vidsim.train.events import read_metrics
 
+METRICS = "metrics.jsonl"
 Facts = dict[str, Any]
 
 
@@ -33,7 +34,7 @@ def training_facts(workdir: str | os.PathLike[str]) -> Facts:
     """
     folder = Path(workdir)
     config, provenance = read_config(folder), read_provenance(folder)
-    logged = [row for row in read_metrics(folder / "metrics.jsonl") if row["kind"] == "train"]
+    logged = [row for row in read_metrics(folder / METRICS) if row["kind"] == "train"]
     if not logged or not provenance["starts"]:
         raise bad(f"{workdir}", "no training steps in metrics.jsonl", "a finished run")
     steps = int(logged[-1]["step"])
@@ -53,6 +54,25 @@ def training_facts(workdir: str | os.PathLike[str]) -> Facts:
         "code": {key: starts[-1][key] for key in ("vidsim", "git")},
         "libraries": starts[-1]["libraries"], "data": data_facts(config, provenance["data"]),
     }  # fmt: skip
+
+
+def denoiser_runs(ckpt: str | os.PathLike[str]) -> dict[str, str | os.PathLike[str]]:
+    """The work directory of a denoiser and those it started from, newest last.
+
+    Returns  {"denoiser": ckpt} for a run from random weights, else also {"denoiser's start": ...}
+    Raises   BadInput when a start keeps no records of its training
+    """
+    runs: dict[str, str | os.PathLike[str]] = {}
+    name, folder = "denoiser", Path(ckpt)
+    while True:
+        runs = {name: folder, **runs}
+        start = read_config(folder).get("start", "")
+        if not start:
+            return runs
+        if not (Path(start) / METRICS).is_file():
+            raise bad(f"{folder}", f"started from {start}, which has no records of its training",
+                      "the work directory it started from, in its place")  # fmt: skip
+        name, folder = f"{name}'s start", Path(start)
 
 
 def data_facts(config: Mapping[str, Any], hashes: Mapping[str, str]) -> Facts:
