@@ -14,6 +14,7 @@ from vidsim.data.index import build_index
 from vidsim.eval.clips import Alignment, index_clips, world_clips
 from vidsim.eval.score import require
 from vidsim.eval.suites import loss, prompts, retrieval, vae
+from vidsim.generate.pack import Request
 from vidsim.generate.sample import SamplerConfig, Video
 from vidsim.generate.write import write_media
 from vidsim.worlds.base import from_spec
@@ -248,3 +249,18 @@ def test_whole_suites_run_on_a_random_model(model):
     assert all(done <= of for _, done, of in events)
     scores = by_metric(vae.run(model.vae, vae.VaeSuite(clips=4, world=WORLD)))
     assert math.isfinite(scores["vae/psnr"].value)
+
+
+@pytest.mark.parametrize(("shown", "kept"), [(0, 0), (1, 1), (9, 9), (500, 144)])
+def test_clips_to_look_at_are_spread_over_all_that_were_made(shown, kept):
+    """144 prompts, 12 sizes in turn, then the next duration: the first nine are all images."""
+    info = [
+        Request(f"prompt {i}", 48, 48 + 16 * (i % 12), (1, 5, 9)[i // 12 % 3], 8.0, i)
+        for i in range(144)
+    ]
+    videos = [Video(np.zeros((r.num_frames, 2, 2, 3), np.uint8), 8.0, r) for r in info]
+    found = prompts._samples(videos, [{}] * 144, (), shown)
+    assert len(found) == kept == len({sample.name for sample in found})
+    assert all(sample.prompt == sample.name for sample in found)
+    if shown == 9:
+        assert {len(sample.views[0].video_THWC) for sample in found} == {1, 5, 9}

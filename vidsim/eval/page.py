@@ -14,7 +14,7 @@ from typing import Any
 
 from vidsim.eval.page_style import CSS
 from vidsim.eval.plots import intervals_svg
-from vidsim.eval.result import SavedResult, SavedSample
+from vidsim.eval.result import RESULTS, SavedResult, SavedSample
 from vidsim.eval.score import Outcome, Score, columns, format_value, verdicts
 
 _MIME = {".mp4": "video/mp4", ".png": "image/png"}
@@ -60,6 +60,7 @@ def build_page(
     results: Sequence[SavedResult],
     curves: Sequence[Curves] = (),
     media_bytes: int = MEDIA_BYTES,
+    record: str = RESULTS,
 ) -> str:
     """The whole page.
 
@@ -69,6 +70,7 @@ def build_page(
     results  one section each, in order; their headline rows also open the page
     curves   one section of plots for each training run
     media_bytes  of videos and images at most; what does not fit is counted, not shown
+    record       name of the file beside it that holds the numbers
     Returns  a complete HTML document
     """
     budget = Budget(media_bytes)
@@ -92,7 +94,7 @@ def build_page(
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{_text(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(parts)
-        + "\n<footer>Written by vidsim. Every number above is in results.json.</footer>"
+        + f"\n<footer>Written by vidsim. Every number above is in {record}.</footer>"
         + "\n</main>\n</body>\n</html>\n"
     )
 

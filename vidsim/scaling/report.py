@@ -39,7 +39,8 @@ def page(folder: Path, found: Findings, facts: Mapping[str, Any]) -> str:
         f"{', '.join(found.presets)}: the same autoencoder, data order, held-out clips, prompts, "
         "noise, sampler and guidance; training FLOPs differ."
     )
-    return build_page("vidsim scaling", lead, facts, [_side_by_side(folder, found)], sections)
+    sides = [_side_by_side(folder, found)]
+    return build_page("vidsim scaling", lead, facts, sides, sections, record=SUMMARY)
 
 
 def lines(found: Findings) -> list[str]:

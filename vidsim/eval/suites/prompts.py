@@ -193,16 +193,17 @@ def _samples(
     attributes: Sequence[str],
     shown: int,
 ) -> list[Sample]:
-    """The first clips as they come: sizes in turn, none picked."""
+    """So many clips evenly over the suite, and so over sizes and durations; none picked."""
+    chosen = np.unique(np.linspace(0, len(videos) - 1, min(shown, len(videos))).round().astype(int))
     return [
         Sample(
             f"prompt {i}",
-            video.request.prompt,
-            (View(video.video_THWC),),
-            video.fps,
+            videos[i].request.prompt,
+            (View(videos[i].video_THWC),),
+            videos[i].fps,
             "Samples, none picked",
-            {"seed": video.request.seed},
+            {"seed": videos[i].request.seed},
             {ROW_NAMES.get(n, n): rows[i][n] == 1.0 for n in attributes if n in rows[i]},
         )
-        for i, video in enumerate(videos[:shown])
+        for i in chosen.tolist()
     ]
