@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.reference import shapes_supersampled as reference
+from vidsim.core.errors import BadInput
 from vidsim.worlds import base
 from vidsim.worlds.shapes import scene
 from vidsim.worlds.shapes import vocabulary as v
@@ -244,3 +245,40 @@ def test_objects_hide_little_of_each_other_and_relations_are_true(infos):
             for t in (0, info.num_frames - 1):
                 away = np.hypot(*(scene.positions(a, t + 1)[t] - scene.positions(b, t + 1)[t]))
                 assert away > 0.79 * (a["half_extent"] + b["half_extent"])
+
+
+def test_close_ups_fill_an_image_and_their_shape_is_read():
+    world = base.make("shapes", split="train", seed=3, size=84, objects=1, close=1.0)
+    images = [world.clip(i) for i in range(84) if world.info(i).num_frames == 1]
+    assert len(images) > 15
+    found = [world.compare(world.parse(clip.video_THWC), clip.truth) for clip in images]
+    for name in ("shape", "colour", "style"):
+        assert np.mean([one[name] for one in found]) >= 0.9
+    for clip in images:
+        (thing,) = clip.truth["objects"]
+        e, short = thing["half_extent"], min(clip.video_THWC.shape[1:3])
+        assert v.CLOSE_EXTENT[0] <= e / short <= v.CLOSE_EXTENT[1] and not thing["crosses"]
+        y, x = thing["start"]
+        up, down = v.UP[thing["shape"]] * e, v.DOWN[thing["shape"]] * e
+        height, width = clip.video_THWC.shape[1:3]
+        assert up <= y <= height - down and e <= x <= width - e, "whole in view"
+        assert "huge" in clip.captions[1].text
+
+
+def test_close_ups_are_a_share_of_the_images_of_one_object_alone():
+    def sizes(**options):
+        world = base.make("shapes", seed=4, size=600, **options)
+        infos = [world.info(i) for i in range(600)]
+        return collections.Counter(
+            (i.num_frames == 1, len(i.truth["objects"]) == 1, thing["size"] == v.CLOSE)
+            for i in infos
+            for thing in i.truth["objects"][:1]
+        )
+
+    some = sizes(close=0.5)
+    near, far = some[True, True, True], some[True, True, False]
+    assert 0.35 < near / (near + far) < 0.65
+    assert not any(some[key] for key in some if key[2] and not (key[0] and key[1]))
+    assert not any(key[2] for key in sizes())
+    with pytest.raises(BadInput, match="close 1.5; a share from 0 to 1"):
+        base.make("shapes", close=1.5)

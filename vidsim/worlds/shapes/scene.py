@@ -46,6 +46,7 @@ def draw_scene(
     split: str,
     fixed: Mapping[str, str],
     anchored: bool = False,
+    close: bool = False,
 ) -> dict[str, Any]:
     """Draws one scene.
 
@@ -54,6 +55,7 @@ def draw_scene(
     split   every object's (colour, shape, pattern) is in this part of the combinations
     fixed   pinned attributes of the scene and of its first object; pins beat the split
     anchored  periodic backgrounds start at the frame's corner, with the shortest period
+    close     the one object of an image fills most of the frame
     Returns the truth (see the module)
     Raises  BadInput for an unknown pin or word
     """
@@ -65,7 +67,10 @@ def draw_scene(
     style = fixed.get("style") or _pick(rng, v.STYLES)
     looks = _looks(rng, count, background["pattern"], split, fixed)
     frame = (height, width, num_frames, fps)
-    objects, relation = _place(rng, frame, looks, fixed)
+    if close:
+        objects, relation = [_close_up(rng, frame, looks[0])], None
+    else:
+        objects, relation = _place(rng, frame, looks, fixed)
     return {
         "world": "shapes",
         "height": height,
@@ -181,6 +186,19 @@ def _arrange(
         objects.append(thing)
         everything = everything and clear
     return objects, everything
+
+
+def _close_up(rng: random.Random, frame: Frame, look: tuple[str, str]) -> dict[str, Any]:
+    """One large object, whole in view and still: only an image has room for it."""
+    colour, shape = look
+    extent = rng.uniform(*v.CLOSE_EXTENT) * min(frame[:2])
+    box = _box(frame[0], frame[1], (v.UP[shape] * extent, v.DOWN[shape] * extent, extent), 1.0)
+    return {
+        "shape": shape, "colour": colour, "size": v.CLOSE, "half_extent": extent,
+        "start": [_linear_start(rng, *box[:2], 0.0), _linear_start(rng, *box[2:], 0.0)],
+        "velocity": [0.0, 0.0], "wall": None, "direction": None, "speed": None, "bounce": False,
+        "crosses": False,
+    }  # fmt: skip
 
 
 def _object(

@@ -71,6 +71,10 @@ SIZES: dict[str, tuple[float, float]] = {
     "large": (0.116, 0.136),
 }
 
+# An object seen close up, in images alone: half extent over the frame's short side, whole in view.
+CLOSE = "huge"
+CLOSE_EXTENT = (0.28, 0.42)
+
 # Unit steps (y, x), y down.
 _D = math.sqrt(0.5)
 DIRECTIONS: dict[str, tuple[float, float]] = {

@@ -39,6 +39,8 @@ class ShapesWorld:
     anchored      periodic backgrounds start at the frame's corner with one period, instead of at a
                   drawn place with a drawn period: what a caption does not say is then drawn for
                   the objects alone, which a small model learns much sooner
+    close         share of the images of one object that show it close up, called huge, for
+                  training: the parser reads it as large
     """
 
     name: ClassVar[str] = "shapes"
@@ -54,6 +56,7 @@ class ShapesWorld:
     size_weights: tuple[float, ...] | None = None
     frame_weights: tuple[float, ...] | None = None
     anchored: bool = False
+    close: float = 0.0
 
     def __post_init__(self) -> None:
         if self.split not in base.SPLITS:
@@ -63,6 +66,8 @@ class ShapesWorld:
         if self.size < 1:
             raise bad("shapes", f"size {self.size}", "1 clip or more")
         check_count(self.max_objects if self.objects is None else self.objects)
+        if not 0.0 <= self.close <= 1.0:
+            raise bad("shapes", f"close {self.close}", "a share from 0 to 1")
         sizes, frames = v.MIXES[self.mix]
         chosen_sizes = _chosen("sizes", self.sizes, "size_weights", self.size_weights, sizes)
         chosen_frames = _chosen("frames", self.frames, "frame_weights", self.frame_weights, frames)
@@ -90,7 +95,8 @@ class ShapesWorld:
         height, width = _draw(rng, self._sizes)  # type: ignore[attr-defined]
         num_frames = _draw(rng, self._frames)  # type: ignore[attr-defined]
         count = self.objects or 1 + int(rng.random() * self.max_objects)
-        return self._info(rng, height, width, num_frames, count, {})
+        near = self.close > 0 and num_frames == count == 1 and rng.random() < self.close
+        return self._info(rng, height, width, num_frames, count, {}, near)
 
     def clip(self, i: int) -> base.Clip:
         """Clip i, drawn."""
@@ -146,6 +152,7 @@ class ShapesWorld:
         num_frames: int,
         count: int,
         fixed: Mapping[str, str],
+        close: bool = False,
     ) -> base.ClipInfo:
         rates = v.FRAME_RATES[num_frames]
         truth = draw_scene(
@@ -158,6 +165,7 @@ class ShapesWorld:
             split=self.split,
             fixed=fixed,
             anchored=self.anchored,
+            close=close,
         )
         words = captions(truth, rng)
         return base.ClipInfo(num_frames, height, width, truth["fps"], words, truth)
