@@ -73,7 +73,7 @@ SIZES: dict[str, tuple[float, float]] = {
 
 # An object seen close up, in images alone: half extent over the frame's short side, whole in view.
 CLOSE = "huge"
-CLOSE_EXTENT = (0.28, 0.42)
+CLOSE_EXTENT = (0.2, 0.42)
 
 # Unit steps (y, x), y down.
 _D = math.sqrt(0.5)
