@@ -40,7 +40,7 @@ class ShapesWorld:
                   drawn place with a drawn period: what a caption does not say is then drawn for
                   the objects alone, which a small model learns much sooner
     close         share of the images of one object that show it close up, called huge, for
-                  training: the parser reads it as large
+                  training: the parser reads one of its own sizes
     """
 
     name: ClassVar[str] = "shapes"
