@@ -274,6 +274,10 @@ def train_denoiser(
     )
     new = run.start and not (Path(workdir) / "config.json").exists()
     given = [starting_weights(run)] if new else []  # refused before anything is written
+
+    def weights() -> Any:
+        return given.pop() if given else starting_weights(run)
+
     folder = Workdir.open(workdir, to_dict(run), {"cache": cache.hash}, _free())
     try:
         if jax.process_index() == 0:
@@ -292,7 +296,7 @@ def train_denoiser(
             evaluations=evaluations, work=packed_work(run.denoising),
             step_work=None if share.whole else planned_work(run.denoising, plan),
             share=lambda _: share, label="denoiser",
-            weights=(lambda: given.pop() if given else starting_weights(run)) if run.start else None,
+            weights=weights if run.start else None,
         )  # fmt: skip
     finally:
         folder.close()

@@ -13,7 +13,7 @@ from vidsim.cli.main import main
 from vidsim.core.errors import BadInput
 from vidsim.core.trees import flatten
 from vidsim.diffusion.guidance import GuidanceConfig
-from vidsim.eval.card import denoiser_runs, training_facts
+from vidsim.eval.card import denoiser_training
 from vidsim.eval.result import SuiteResult, load_result, save_result
 from vidsim.eval.score import Score
 from vidsim.generate import assets
@@ -147,13 +147,17 @@ def test_a_card_counts_what_a_run_started_from_too(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text('{"task": "denoising"}')
         save_run_records(tmp_path / name, start)
-    runs = denoiser_runs(tmp_path / "video")
-    assert list(runs) == ["denoiser's start", "denoiser"]
-    assert [training_facts(folder)["flops"] for folder in runs.values()] == [8e10, 8e10]
-    assert list(denoiser_runs(tmp_path / "images")) == ["denoiser"]
-    save_run_records(tmp_path / "video", "a model that was exported")
-    with pytest.raises(BadInput, match="has no records of its training"):
-        denoiser_runs(tmp_path / "video")
+    told = denoiser_training(tmp_path / "video")
+    assert list(told) == ["denoiser's start", "denoiser"]
+    assert [facts["flops"] for facts in told.values()] == [8e10, 8e10]
+    assert list(denoiser_training(tmp_path / "images")) == ["denoiser"]
+    save_run_records(tmp_path / "video", "demo")  # an exported model: what its card says
+    (first, facts), _ = denoiser_training(tmp_path / "video").items()
+    assert first == "denoiser's start" and facts["steps"] > 1000
+    (tmp_path / "images" / "metrics.jsonl").write_text("")
+    save_run_records(tmp_path / "video", str(tmp_path / "images"))
+    with pytest.raises(BadInput, match="no training steps"):
+        denoiser_training(tmp_path / "video")
 
 
 def save_run_records(folder, start=""):

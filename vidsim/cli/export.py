@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     import pathlib
 
     from vidsim.core.errors import bad
-    from vidsim.eval.card import card_facts, card_text, denoiser_runs
+    from vidsim.eval.card import card_facts, card_text, denoiser_training, training_facts
     from vidsim.eval.result import load_result
     from vidsim.generate.export import export, num_bytes, rounded
 
@@ -35,9 +35,9 @@ def run(args: argparse.Namespace) -> int:
     facts, card = {}, ""
     if args.license is not None:
         name = args.name or pathlib.Path(args.out).name
-        runs = {"autoencoder": args.vae_run} if args.vae_run else {}
-        runs |= denoiser_runs(args.ckpt)
-        facts = card_facts(name, args.license, model, runs, results)
+        training = {"autoencoder": training_facts(args.vae_run)} if args.vae_run else {}
+        training |= denoiser_training(args.ckpt)
+        facts = card_facts(name, args.license, model, training, results)
         card = card_text(facts, results)
     path = export(model, args.out, facts, card, args.max_mb)
     print(f"{path}: {num_bytes(model) / 1e6:.2f} MB of weights in bfloat16, weights "

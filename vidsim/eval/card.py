@@ -16,12 +16,13 @@ from vidsim.data.index import ClipIndex
 from vidsim.eval.markdown import markdown_table
 from vidsim.eval.result import SavedResult
 from vidsim.eval.score import to_json
+from vidsim.generate.assets import find
 from vidsim.generate.export import Rounded, num_bytes
 from vidsim.store.shards import LatentCache
+from vidsim.store.weights import WEIGHTS, load_model
 from vidsim.store.workdir import read_config, read_provenance
 from vidsim.train.events import read_metrics
 
-METRICS = "metrics.jsonl"
 Facts = dict[str, Any]
 
 
@@ -34,7 +35,7 @@ def training_facts(workdir: str | os.PathLike[str]) -> Facts:
     """
     folder = Path(workdir)
     config, provenance = read_config(folder), read_provenance(folder)
-    logged = [row for row in read_metrics(folder / METRICS) if row["kind"] == "train"]
+    logged = [row for row in read_metrics(folder / "metrics.jsonl") if row["kind"] == "train"]
     if not logged or not provenance["starts"]:
         raise bad(f"{workdir}", "no training steps in metrics.jsonl", "a finished run")
     steps = int(logged[-1]["step"])
@@ -56,23 +57,23 @@ def training_facts(workdir: str | os.PathLike[str]) -> Facts:
     }  # fmt: skip
 
 
-def denoiser_runs(ckpt: str | os.PathLike[str]) -> dict[str, str | os.PathLike[str]]:
-    """The work directory of a denoiser and those it started from, newest last.
+def denoiser_training(ckpt: str | os.PathLike[str]) -> dict[str, Facts]:
+    """How a denoiser was trained, and before it those it started from.
 
-    Returns  {"denoiser": ckpt} for a run from random weights, else also {"denoiser's start": ...}
-    Raises   BadInput when a start keeps no records of its training
+    ckpt     a work directory, or an exported model, whose own card tells
+    Returns  {"denoiser": facts} for a run from random weights, else also {"denoiser's start": ...}
+    Raises   BadInput when one of them keeps no records of its training
     """
-    runs: dict[str, str | os.PathLike[str]] = {}
-    name, folder = "denoiser", Path(ckpt)
-    while True:
-        runs = {name: folder, **runs}
-        start = read_config(folder).get("start", "")
-        if not start:
-            return runs
-        if not (Path(start) / METRICS).is_file():
-            raise bad(f"{folder}", f"started from {start}, which has no records of its training",
-                      "the work directory it started from, in its place")  # fmt: skip
-        name, folder = f"{name}'s start", Path(start)
+    folder = find(ckpt)
+    if (folder / WEIGHTS).is_file():
+        told = load_model(folder).extra.get("training", {})
+        if "denoiser" not in told:
+            raise bad(f"{ckpt}", "has no records of its training", "a model with a card")
+        return {name: facts for name, facts in told.items() if name.startswith("denoiser")}
+    start = read_config(folder).get("start", "")
+    before = denoiser_training(start) if start else {}
+    earlier = {name.replace("denoiser", "denoiser's start", 1): f for name, f in before.items()}
+    return earlier | {"denoiser": training_facts(folder)}
 
 
 def data_facts(config: Mapping[str, Any], hashes: Mapping[str, str]) -> Facts:
@@ -109,19 +110,19 @@ def card_facts(
     name: str,
     licence: str,
     model: Rounded,
-    runs: Mapping[str, str | os.PathLike[str]],
+    training: Mapping[str, Facts],
     results: Sequence[SavedResult],
 ) -> Facts:
     """Everything that the card says, JSON-able.
 
-    runs     "denoiser" and "autoencoder" -> work directory
-    results  of suites run on these weights, or on these weights in bfloat16
+    training  part ("autoencoder", "denoiser", ...) -> its `training_facts`
+    results   of suites run on these weights, or on these weights in bfloat16
     """
     check_scores(model, results)
     return {
         "name": name, "licence": licence, "parameters": model.model.facts["parameters"],
         "weight_bytes": num_bytes(model),
-        "training": {part: training_facts(folder) for part, folder in runs.items()},
+        "training": dict(training),
         "scores": [
             {"suite": saved.suite, "facts": dict(saved.facts), "date": saved.run["date"],
              "hardware": saved.run["hardware"], "rounded": _rounded(model, saved),
