@@ -195,6 +195,38 @@ def test_loss_of_a_network_that_answers_zero_is_the_mean_latents_cost(model):
     assert low / half == pytest.approx(0.5**2 / 0.05**2, rel=1e-5)
 
 
+def test_a_wrong_word_adds_nothing_for_a_network_that_does_not_listen(model):
+    params = jax.tree.map(lambda x: x, model.params)
+    params["dit"] = params["dit"] | {"head": jax.tree.map(jnp.zeros_like, params["dit"]["head"])}
+    silent = dataclasses.replace(model, params=params)
+    world = f"shapes?split=heldout&{SIZES}"
+    suite = loss.LossSuite(clips=5, world=world, times=(0.5,), wrong=("shape",))
+    row = by_metric(loss.run(silent, suite))["loss/wrong_shape"]
+    assert (row.value, row.low, row.high, row.n) == (0.0, 0.0, 0.0, 5)
+
+
+def test_a_wrong_word_adds_what_the_right_one_was_worth(model, monkeypatch):
+    """A model whose loss is 0.25 lower where the caption names the clip's own colour."""
+
+    def listening(_, suite, clips, latents, progress=None):
+        named = [clip.truth["objects"][0]["colour"] in clip.captions[0].split() for clip in clips]
+        loss_N1 = 1.0 - 0.25 * np.array(named, float)[:, None]
+        return np.repeat(loss_N1, len(suite.times), 1), np.ones(len(clips))
+
+    monkeypatch.setattr(loss, "clip_losses", listening)
+    world = f"shapes?split=heldout&objects=1&{SIZES}"
+    suite = loss.LossSuite(clips=9, world=world, times=(0.3, 0.7), wrong=("colour", "direction"))
+    rows = by_metric(loss.run(model, suite))
+    assert rows["loss/wrong_colour"].value == rows["loss/wrong_colour/0.7"].value == 0.25
+    assert rows["loss/wrong_direction"].value == 0.0
+    assert rows["loss/wrong_direction"].n < 9, "images and still objects state no direction"
+
+
+def test_wrong_words_of_files_are_refused(user_index):
+    with pytest.raises(BadInput, match="attributes of a world"):
+        loss.LossSuite(index=str(user_index), wrong=("shape",))
+
+
 def run_retrieval(model, user_index, monkeypatch, answer):
     suite = retrieval.RetrievalSuite(index=str(user_index))
     clips = retrieval._clips(model, suite)

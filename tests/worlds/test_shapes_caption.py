@@ -1,12 +1,15 @@
 """Captions name the truth: a reader of words alone finds every attribute again."""
 
+import copy
 import itertools
 import re
 
 import pytest
 
+from vidsim.core.errors import BadInput
 from vidsim.worlds import base
 from vidsim.worlds.shapes import vocabulary as v
+from vidsim.worlds.shapes.caption import ATTRIBUTES
 
 DIRECTIONS = sorted(v.DIRECTIONS, key=len, reverse=True)  # longest first: "up-left" before "up"
 
@@ -89,3 +92,33 @@ def test_no_word_serves_two_attributes():
     assert len(set(words)) == len(words)
     for a, b in itertools.permutations(words, 2):
         assert a not in b
+
+
+@pytest.mark.parametrize("attribute", ATTRIBUTES)
+def test_rewording_changes_one_attribute_of_the_sentence_alone(attribute):
+    world, stated = base.make("shapes", seed=5, size=60, objects=1), 0
+    for i in range(60):
+        truth = world.info(i).truth
+        pair = world.reworded(truth, attribute, i)
+        assert pair == world.reworded(truth, attribute, i)
+        if pair is None:
+            assert attribute == "direction" and truth["objects"][0]["direction"] in (None, v.STILL)
+            continue
+        stated += 1
+        for right, wrong in zip(*pair, strict=True):
+            old, new = (
+                set(re.findall(r"[\w-]+", one.text)) - {"a", "an"} for one in (right, wrong)
+            )
+            assert len(old - new) == len(new - old) == 1 and right.kind == wrong.kind
+            assert old - new | new - old <= set(ATTRIBUTES[attribute])
+    assert stated >= 20
+
+
+def test_rewording_leaves_the_truth_alone_and_knows_its_attributes():
+    world = base.make("shapes", seed=5, size=2)
+    truth = world.info(0).truth
+    before = copy.deepcopy(truth)
+    world.reworded(truth, "shape", 0)
+    assert truth == before
+    with pytest.raises(BadInput, match="shap"):
+        world.reworded(truth, "shap", 0)

@@ -96,6 +96,15 @@ class World(Protocol):
         """Correctness of each attribute that applies to this truth: 1.0 right, 0.0 wrong."""
         ...
 
+    def reworded(
+        self, truth: dict[str, Any], attribute: str, seed: int
+    ) -> tuple[tuple[Caption, ...], tuple[Caption, ...]] | None:
+        """Captions of a truth, and the same sentences with another word for one attribute.
+
+        None when its captions do not state the attribute. Raises BadInput for an unknown one
+        """
+        ...
+
     def chance(self) -> dict[str, float]:
         """What the best constant guess scores for each attribute of `compare`."""
         ...

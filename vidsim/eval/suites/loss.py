@@ -1,5 +1,6 @@
 """Suite `loss`: the denoiser's error on held-out clips at fixed times with fixed noise."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ class LossSuite:
     world     specification of a world; not used when `index` is given
     index     an index of the user's own clips ("" = the world)
     times     noise times, one in the middle of each band
+    wrong     attributes of a world's captions whose word is replaced by another: how much that
+              adds to the loss shows whether the model listens to the word at all, long before its
+              clips do
     max_rows  rows of a batch
     seed      of the noise and of the bootstrap; noise is the same for every model and time
     """
@@ -43,6 +47,7 @@ class LossSuite:
     world: str = "shapes?split=heldout&seed=3"
     index: str = ""
     times: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
+    wrong: tuple[str, ...] = ()
     max_rows: int = 8
     seed: int = 0
 
@@ -51,6 +56,8 @@ class LossSuite:
             raise bad("suite loss", f"{self.clips} clips, {self.max_rows} rows", "at least 1")
         if not self.times or not all(0 < t <= 1 for t in self.times):
             raise bad("suite loss", f"times {self.times}", "above 0, at most 1")
+        if self.wrong and self.index:
+            raise bad("suite loss", f"wrong {self.wrong} with an index", "attributes of a world")
 
 
 def run(model: Model, suite: LossSuite, progress: Progress | None = None) -> SuiteResult:
@@ -61,13 +68,16 @@ def run(model: Model, suite: LossSuite, progress: Progress | None = None) -> Sui
         progress=(lambda done, of: progress("encode", done, of)) if progress else None,
     )  # fmt: skip
     losses_NK, power_N = clip_losses(model, suite, clips, latents, progress)
+    scores = loss_scores(clips, losses_NK, power_N, suite, model.task.cfg.time_floor)
+    scores += [score for name in suite.wrong
+               for score in wrong_word_scores(model, suite, clips, latents, name)]  # fmt: skip
     return SuiteResult(
         "loss",
         "Validation loss",
         f"{len(clips)} clips of {suite.index or suite.world}: squared error of the velocity, mean "
         "over a clip's numbers, at fixed times with fixed noise. Beside it the cost of two answers "
         "without a network: the mean latent, and the best guess for Gaussian latents.",
-        tuple(loss_scores(clips, losses_NK, power_N, suite, model.task.cfg.time_floor)),
+        tuple(scores),
         (),
         {
             "clips": len(clips),
@@ -163,6 +173,41 @@ def loss_scores(
     sizes = np.array([clip.size for clip in clips])
     scores += [row(f"loss/size/{size}", sizes == size) for size in sorted(set(sizes.tolist()))]
     return scores
+
+
+def wrong_word_scores(
+    model: Model,
+    suite: LossSuite,
+    clips: Sequence[EvalClip],
+    latents: Sequence[np.ndarray],
+    attribute: str,
+) -> list[Score]:
+    """What another word for an attribute adds to the loss, over all times and for each.
+
+    Paired: the same clip, noise, time and sentence but for that word. 0: the word is not used.
+    """
+    world = from_spec(suite.world)
+    told = [world.reworded(dict(clip.truth or {}), attribute, suite.seed + i)
+            for i, clip in enumerate(clips)]  # fmt: skip
+    chosen = [i for i, pair in enumerate(told) if pair]
+    if not chosen:
+        raise bad("suite loss", f"no caption of {suite.world} states {attribute!r}",
+                  "attributes that its clips have")  # fmt: skip
+    losses = []
+    for side in (0, 1):
+        texts = [told[i][side][0].text for i in chosen]  # type: ignore[index]
+        asked = [dataclasses.replace(clips[i], captions=(text,))
+                 for i, text in zip(chosen, texts, strict=True)]  # fmt: skip
+        losses.append(clip_losses(model, suite, asked, [latents[i] for i in chosen])[0])
+    added_NK = losses[1] - losses[0]
+
+    def row(metric: str, added_N: np.ndarray) -> Score:
+        interval = clip_bootstrap(added_N, seed=suite.seed)
+        return score_of(metric, interval, "higher", baselines={"word unused": 0.0})
+
+    name = f"loss/wrong_{attribute}"
+    each = [row(f"{name}/{t:g}", added_NK[:, k]) for k, t in enumerate(suite.times)]
+    return [row(name, added_NK.mean(1)), *each]
 
 
 def _clips(model: Model, suite: LossSuite) -> list[EvalClip]:

@@ -7,6 +7,7 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
+from vidsim.core.errors import bad, nearest
 from vidsim.worlds.base import Caption
 from vidsim.worlds.shapes import vocabulary as v
 
@@ -29,6 +30,34 @@ def captions(truth: Mapping[str, Any], rng: random.Random) -> tuple[Caption, Cap
         Caption(_short(truth, rng), "short"),
         Caption(_descriptive(truth, rng), "descriptive"),
     )
+
+
+# attribute, as a parser names it -> the words it takes
+ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "colour": tuple(v.COLOURS), "shape": v.SHAPES, "direction": tuple(v.DIRECTIONS),
+    "background": v.PATTERNS, "background_colour": tuple(v.TINTS),
+}  # fmt: skip
+
+
+def misworded(
+    truth: Mapping[str, Any], attribute: str, rng: random.Random
+) -> dict[str, Any] | None:
+    """The truth but for one attribute of its scene or first object, which is another; to be told,
+    never drawn. None when its caption would not state the attribute (a direction of what is still).
+
+    Raises BadInput for an attribute that short captions do not name
+    """
+    if attribute not in ATTRIBUTES:
+        raise bad("shapes", f"attribute {attribute!r}", nearest(attribute, ATTRIBUTES))
+    ground, (thing, *others) = truth["background"], truth["objects"]
+    place = {"background": "pattern", "background_colour": "tint"}.get(attribute, attribute)
+    now = ground[place] if place in ("pattern", "tint") else thing[place]
+    if now not in ATTRIBUTES[attribute]:
+        return None
+    new = {place: _pick(rng, tuple(word for word in ATTRIBUTES[attribute] if word != now))}
+    if place in ("pattern", "tint"):
+        return dict(truth) | {"background": ground | new}
+    return dict(truth) | {"objects": [thing | new, *others]}
 
 
 def _short(truth: Mapping[str, Any], rng: random.Random) -> str:

@@ -15,7 +15,7 @@ from vidsim.worlds import base
 from vidsim.worlds.shapes import render as drawing
 from vidsim.worlds.shapes import score
 from vidsim.worlds.shapes import vocabulary as v
-from vidsim.worlds.shapes.caption import captions
+from vidsim.worlds.shapes.caption import captions, misworded
 from vidsim.worlds.shapes.parse import Reading, parse
 from vidsim.worlds.shapes.scene import check_pins, draw_scene
 
@@ -140,6 +140,15 @@ class ShapesWorld:
 
     def compare(self, reading: Reading, truth: Mapping[str, Any]) -> dict[str, float]:
         return score.compare(reading, truth)
+
+    def reworded(
+        self, truth: Mapping[str, Any], attribute: str, seed: int
+    ) -> tuple[tuple[base.Caption, ...], tuple[base.Caption, ...]] | None:
+        key = stable_hash("shapes words", attribute, seed)
+        other = misworded(truth, attribute, random.Random(key))
+        if other is None:
+            return None
+        return captions(truth, random.Random(key + 1)), captions(other, random.Random(key + 1))
 
     def chance(self) -> dict[str, float]:
         return score.chance(self.info(i).truth for i in range(min(self.size, CHANCE_CLIPS)))
