@@ -1,17 +1,21 @@
 """The demo model, which comes with the package: `vidsim sample --ckpt demo --prompt ...`.
 
-Purpose   one small model with every capability: 4x16x16 autoencoder, text encoder and denoiser,
-          trained on the shapes world, one object a clip, at 12 sizes and 1 to 129 frames, most
-          of them small and short; exported in bfloat16
+Purpose   one small model with every capability: 4x8x8 autoencoder, text encoder and denoiser,
+          trained on the shapes world, one object a clip: first on images, most of them close-ups,
+          because there a caption's shape is worth listening to; then from those weights on clips
+          of 12 sizes and 1 to 129 frames; exported in bfloat16
 Command   python experiments/demo.py         makes vidsim/assets/demo; goes on where it stopped
-          python experiments/demo.py --list  prints its commands: index, train, encode, train,
-                                             export, eval (vae, prompts, capabilities), export
+          python experiments/demo.py --list  prints its commands: for each of the two indices
+                                             index, encode and train (the autoencoder before the
+                                             first), export, eval (vae, prompts, capabilities),
+                                             export
 Hardware  2 CPU cores, 8 GiB; an accelerator where there is one
-Cost      an hour and a half on 2 CPU cores
-Target    colour and background 0.95, shape 0.80, direction 0.70 on held-out prompts; version 2
-          reaches the first only: experiments/RESULTS.md
-Variants  :vae, :dit (also without a name); :debug-vae, :debug (the denoiser), a few steps;
-          python experiments/demo.py --debug goes the whole road with them, in runs/demo-debug
+Cost      an hour and three quarters on 2 CPU cores
+Target    colour and background 0.95, shape 0.80, direction 0.70 on held-out prompts; what
+          version 3 reaches: experiments/RESULTS.md
+Variants  :vae, :images, :dit (also without a name); :debug-vae, :debug-images, :debug, a few
+          steps; python experiments/demo.py --debug goes the whole road with them, in
+          runs/demo-debug
 """
 
 import json
@@ -25,96 +29,120 @@ from vidsim.config import override, to_dict
 from vidsim.quickstart import denoiser_run, vae_run
 
 ROOT = Path(__file__).resolve().parents[1]
-VERSION = 2
-STEPS = {"vae": 150, "dit": 5500, "debug-vae": 3, "debug": 3}
-CLIPS, DEBUG_CLIPS = 12_000, 40
-WORLD = (
-    "world:shapes?split=train&size={clips}&objects=1&anchored=true"
+VERSION = 3
+STEPS = {"vae": 150, "images": 3500, "dit": 2800,
+         "debug-vae": 3, "debug-images": 2, "debug": 3}  # fmt: skip
+CLIPS = "world:shapes?split=train&objects=1&anchored=true&size={clips}&seed={seed}&close={close}"
+IMAGES = CLIPS + "&frames=1&sizes=48x48,64x64&size_weights=3,1"
+WORLD = CLIPS + (
     "&frames=1,5,9,17,33,65,129&frame_weights={weights}"
     "&sizes=48x48,48x80,80x48,48x96,64x64,64x96,96x64,64x112,112x64,96x96,96x144,128x128"
     "&size_weights=12,4.4,4.4,3.1,8,1.8,1.8,1.3,1.3,0.8,0.4,0.3"  # small clips: more of them a step
 )
-WEIGHTS, DEBUG_WEIGHTS = "0.42,0.28,0.17,0.1,0.02,0.007,0.003", "1,1,1,1,1,1,1"
+WEIGHTS, DEBUG_WEIGHTS = "0.3,0.17,0.28,0.19,0.04,0.013,0.007", "1,1,1,1,1,1,1"
+DEBUG_CLIPS = 40
 HELD_OUT = "shapes?split=heldout&seed={seed}&objects=1&anchored=true"
 TRIVIAL = "shapes?split=train&seed=0&objects=1&anchored=true"
 SAMPLER = ("sampler.solver=euler", "sampler.steps=16", "sampler.guidance.scale=3.0")
-ENCODE = ("geometry.patch=(1,1,1)", "geometry.max_area=0", "geometry.max_frames=129",
-          "geometry.max_tokens=576", "geometry.decimate_share=0.1", "max_text=96", "words=256",
-          "midstream=true")  # fmt: skip
-AUTOENCODER = ("autoencoding.vae.base_dim=32", "autoencoding.vae.latent_channels=48")
-DENOISER = (
-    "denoising.dit.width=128", "denoising.dit.heads=2", "denoising.dit.mlp_width=512",
-    "denoising.dit.layers=7", "denoising.text.layers=2", "optim.warmup_steps=200",
-    "denoising.masks.none=0.7", "denoising.masks.first=0.06", "denoising.masks.prefix=0.06",
-    "denoising.masks.suffix=0.05", "denoising.masks.first_last=0.04", "denoising.masks.random=0.04",
-    "denoising.masks.join=0.05", "denoising.masks.headless=0.05", "run.ema_decay=0.995",
-    "plan.rows_per_step=2", "plan.row_text=320", "run.save_every=500", "run.eval_every=2000",
-    "run.log_every=20",
+ENCODE = ("geometry.vae_stride=(4,8,8)", "geometry.patch=(1,1,1)", "geometry.max_area=0",
+          "geometry.max_frames=129", "geometry.max_tokens=1216", "geometry.decimate_share=0.1",
+          "max_text=96", "words=256")  # fmt: skip
+AUTOENCODER = ("autoencoding.vae.base_dim=32", "autoencoding.vae.latent_channels=24",
+               "autoencoding.vae.patch=(4,8,8)")  # fmt: skip
+MODEL = (
+    "denoising.dit.width=128", "denoising.dit.heads=4", "denoising.dit.mlp_width=512",
+    "denoising.dit.layers=6", "denoising.dit.theta=100", "denoising.text.layers=2",
+    "optim.warmup_steps=200", "run.ema_decay=0.995", "plan.row_tokens=1216",
+    "plan.rows_per_step=2", "plan.group_rows=2", "plan.row_text=320", "run.save_every=500",
+    "run.eval_every=2000", "run.log_every=20",
+)  # fmt: skip
+STAGES = {
+    "images": ("denoising.masks.none=1.0", "denoising.masks.first=0.0",
+               "denoising.masks.prefix=0.0", "denoising.masks.suffix=0.0",
+               "denoising.masks.first_last=0.0", "denoising.masks.random=0.0",
+               "optim.schedule=constant"),
+    "dit": ("denoising.masks.none=0.7", "denoising.masks.first=0.06", "denoising.masks.prefix=0.06",
+            "denoising.masks.suffix=0.05", "denoising.masks.first_last=0.04",
+            "denoising.masks.random=0.04", "denoising.masks.join=0.05",
+            "denoising.masks.headless=0.05"),
+}  # fmt: skip
+SMALL = (
+    "denoising.dit.width=32", "denoising.dit.heads=2", "denoising.dit.mlp_width=64",
+    "denoising.dit.layers=1", "denoising.dit.loop=scan", "denoising.text.layers=1",
+    "denoising.text.width=32", "denoising.text.mlp_width=32", "plan.pool_rows=8",
+    "run.log_every=1", "run.save_every=3",
 )  # fmt: skip
 TINY = {
     "debug-vae": ("autoencoding.vae.base_dim=16", "data.statistics_clips=8",
                   "data.crops.batch_size=2", "data.crops.image_batch_size=4", "run.log_every=1"),
-    "debug": ("denoising.dit.width=32", "denoising.dit.heads=2", "denoising.dit.mlp_width=64",
-              "denoising.dit.layers=1", "denoising.dit.loop=scan", "denoising.text.layers=1",
-              "denoising.text.width=32", "denoising.text.mlp_width=32", "plan.rows_per_step=2",
-              "plan.pool_rows=8", "run.log_every=1", "run.save_every=3"),
+    "debug-images": SMALL,
+    "debug": SMALL,
 }  # fmt: skip
 
 
 def get_config(variant: str = "") -> dict:
-    """The configuration of the autoencoder or the denoiser as plain data."""
+    """The configuration of the autoencoder or of a stage of the denoiser as plain data."""
     name = variant or "dit"
     if name not in STEPS:
         raise ValueError(f"experiments/demo.py: unknown variant {variant!r}; {', '.join(STEPS)}")
     if name.endswith("vae"):
         run, more = to_dict(vae_run("runs/demo/train.parquet", STEPS[name])), AUTOENCODER
     else:
-        run, more = to_dict(denoiser_run("runs/demo/latents", None, STEPS[name])), DENOISER
+        stage = "images" if name.endswith("images") else "dit"
+        cache = "runs/demo/latents" if stage == "dit" else "runs/demo/latents-images"
+        run, more = to_dict(denoiser_run(cache, None, STEPS[name])), (*MODEL, *STAGES[stage])
     return override(run, (*more, *TINY.get(name, ())))
 
 
 def commands(debug: bool, home: str, asset: str) -> list[tuple[list[str], str]]:
     """(words of a vidsim command, the file that is there when it is done; "" for: always run)."""
-    me, kinds = str(Path(__file__)), ("debug-vae", "debug") if debug else ("vae", "dit")
-    index, scores = f"{home}/train.parquet", f"{home}/scores"
-    size = (DEBUG_CLIPS, DEBUG_WEIGHTS) if debug else (CLIPS, WEIGHTS)
-    world = WORLD.format(clips=size[0], weights=size[1])
+    me, kind = str(Path(__file__)), "debug-{}" if debug else "{}"
+    clips, images, scores = f"{home}/train.parquet", f"{home}/images.parquet", f"{home}/scores"
+    few = DEBUG_CLIPS if debug else 0
+    world = WORLD.format(clips=few or 16_000, seed=0, close=0.4,
+                         weights=DEBUG_WEIGHTS if debug else WEIGHTS)  # fmt: skip
+    pictures = IMAGES.format(clips=few or 24_000, seed=1, close=0.7)
     export = ["export", "--ckpt", f"{home}/dit", "--max-mb", "10", "--out"]
-    suites = {
-        "vae": ["clips=4" if debug else "clips=72"],
-        "prompts": [
-            f"world={HELD_OUT.format(seed=2)}",
-            f"prompts={4 if debug else 288}",
-            "frames=(1,5,9)",
-            *SAMPLER,
-        ],
-        "capabilities": [
-            f"clips={1 if debug else 16}",
-            f"world={HELD_OUT.format(seed=3)}",
-            f"training={TRIVIAL}",
-            *SAMPLER,
-        ],
-    }
-    if debug:
-        suites["prompts"] += ["sampler.steps=1", "sizes=((48,48),)", "frames=(5,)", "vae_prompts=0"]
-        suites["capabilities"] += ["sampler.steps=1", "tasks=('animate',)", "library=2",
-                                   "size=(48,48)", "frames=9"]  # fmt: skip
     card = ["--name", f"vidsim demo {VERSION}", "--license", licence(), "--vae-run", f"{home}/vae"]
-    for suite in suites:
+    for suite in suites(debug):
         card += ["--scores", f"{scores}/{suite}"]
+    encode = ["encode", "--vae", f"{home}/vae"]
+    last = "debug" if debug else "dit"
     return [
-        (["index", world, "--out", index], index),
-        (["train", f"--config={me}:{kinds[0]}", "--workdir", f"{home}/vae", f"data.index={index}"],
-         f"{home}/vae/vae/config.json"),
-        (["encode", "--vae", f"{home}/vae", "--index", index, "--out", f"{home}/latents", *ENCODE],
-         ""),
-        (["train", f"--config={me}:{kinds[1]}", "--workdir", f"{home}/dit",
-          f"data.cache={home}/latents"], ""),
+        (["index", world, "--out", clips], clips),
+        (["index", pictures, "--out", images], images),
+        (["train", f"--config={me}:{kind.format('vae')}", "--workdir", f"{home}/vae",
+          f"data.index={clips}"], f"{home}/vae/vae/config.json"),
+        ([*encode, "--index", clips, "--out", f"{home}/latents", *ENCODE,
+          "midstream=true"], ""),
+        ([*encode, "--index", images, "--out", f"{home}/latents-images", *ENCODE,
+          f"words_from={home}/latents"], ""),
+        (["train", f"--config={me}:{kind.format('images')}", "--workdir", f"{home}/images",
+          f"data.cache={home}/latents-images"], ""),
+        (["train", f"--config={me}:{last}", "--workdir", f"{home}/dit",
+          f"data.cache={home}/latents", f"start={home}/images"], ""),
         ([*export, f"{home}/bare"], f"{home}/bare/config.json"),
         *((["eval", "--ckpt", f"{home}/bare", "--suite", suite, "--out", f"{scores}/{suite}",
-            *more], f"{scores}/{suite}/results.json") for suite, more in suites.items()),
+            *more], f"{scores}/{suite}/results.json") for suite, more in suites(debug).items()),
         ([*export, asset, *card], f"{asset}/config.json"),
     ]  # fmt: skip
+
+
+def suites(debug: bool) -> dict[str, list[str]]:
+    """The settings of the suites whose scores the card shows."""
+    held_out = HELD_OUT.format(seed=3)
+    found = {
+        "vae": ["clips=4" if debug else "clips=72"],
+        "prompts": [f"world={HELD_OUT.format(seed=2)}", f"prompts={4 if debug else 288}",
+                    "frames=(1,5,9)", *SAMPLER],
+        "capabilities": [f"clips={1 if debug else 16}", f"world={held_out}",
+                         f"training={TRIVIAL}", *SAMPLER],
+    }  # fmt: skip
+    if debug:
+        found["prompts"] += ["sampler.steps=1", "sizes=((48,48),)", "frames=(5,)", "vae_prompts=0"]
+        found["capabilities"] += ["sampler.steps=1", "tasks=('animate',)", "library=2",
+                                  "size=(48,48)", "frames=9"]  # fmt: skip
+    return found
 
 
 def licence() -> str:

@@ -9,6 +9,7 @@ A truth is a plain dict of JSON values:
         direction, speed, bounce, crosses (the border, in some frame)
 """
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -191,7 +192,8 @@ def _arrange(
 def _close_up(rng: random.Random, frame: Frame, look: tuple[str, str]) -> dict[str, Any]:
     """One large object, whole in view and still: only an image has room for it."""
     colour, shape = look
-    extent = rng.uniform(*v.CLOSE_EXTENT) * min(frame[:2])
+    low, high = v.CLOSE_EXTENT
+    extent = (low + (high - low) * math.sqrt(rng.random())) * min(frame[:2])
     box = _box(frame[0], frame[1], (v.UP[shape] * extent, v.DOWN[shape] * extent, extent), 1.0)
     return {
         "shape": shape, "colour": colour, "size": v.CLOSE, "half_extent": extent,
