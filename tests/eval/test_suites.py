@@ -222,6 +222,16 @@ def test_a_wrong_word_adds_what_the_right_one_was_worth(model, monkeypatch):
     assert rows["loss/wrong_direction"].n < 9, "images and still objects state no direction"
 
 
+@pytest.mark.parametrize(("attribute", "said"), [("shap", "'shap'"), ("direction", "no caption")])
+def test_a_word_that_no_caption_has_is_refused_before_anything_is_encoded(
+    model, monkeypatch, attribute, said
+):
+    monkeypatch.setattr(loss, "encode_clips", lambda *_, **__: pytest.fail("encoded"))
+    world = "shapes?split=heldout&sizes=48x48&frames=1"  # images state no direction
+    with pytest.raises(BadInput, match=said):
+        loss.run(model, loss.LossSuite(clips=3, world=world, wrong=(attribute,)))
+
+
 def test_wrong_words_of_files_are_refused(user_index):
     with pytest.raises(BadInput, match="attributes of a world"):
         loss.LossSuite(index=str(user_index), wrong=("shape",))

@@ -63,20 +63,22 @@ class LossSuite:
 def run(model: Model, suite: LossSuite, progress: Progress | None = None) -> SuiteResult:
     """Encodes the clips, packs them and averages the velocity-weighted error of each clip."""
     clips = _clips(model, suite)
+    told = {name: reworded_captions(suite, clips, name) for name in suite.wrong}  # refused early
     latents = encode_clips(
         model.vae.vae, model.vae.params, [clip.video_THWC for clip in clips],
         progress=(lambda done, of: progress("encode", done, of)) if progress else None,
     )  # fmt: skip
     losses_NK, power_N = clip_losses(model, suite, clips, latents, progress)
     scores = loss_scores(clips, losses_NK, power_N, suite, model.task.cfg.time_floor)
-    scores += [score for name in suite.wrong
-               for score in wrong_word_scores(model, suite, clips, latents, name)]  # fmt: skip
+    for name, pairs in told.items():
+        scores += wrong_word_scores(model, suite, clips, latents, name, pairs)
     return SuiteResult(
         "loss",
         "Validation loss",
         f"{len(clips)} clips of {suite.index or suite.world}: squared error of the velocity, mean "
         "over a clip's numbers, at fixed times with fixed noise. Beside it the cost of two answers "
-        "without a network: the mean latent, and the best guess for Gaussian latents.",
+        "without a network: the mean latent, and the best guess for Gaussian latents."
+        + (" wrong_…: what another word for that attribute adds." if told else ""),
         tuple(scores),
         (),
         {
@@ -175,30 +177,40 @@ def loss_scores(
     return scores
 
 
+def reworded_captions(
+    suite: LossSuite, clips: Sequence[EvalClip], attribute: str
+) -> dict[int, tuple[str, str]]:
+    """Clip -> its short caption, and that with another word for the attribute.
+
+    Raises BadInput for an attribute that the world does not have, or that no caption states
+    """
+    world, told = from_spec(suite.world), {}
+    for i, clip in enumerate(clips):
+        pair = world.reworded(dict(clip.truth or {}), attribute, suite.seed + i)
+        if pair:
+            told[i] = (pair[0][0].text, pair[1][0].text)
+    if not told:
+        raise bad("suite loss", f"no caption of {suite.world} states {attribute!r}",
+                  "attributes that its clips have")  # fmt: skip
+    return told
+
+
 def wrong_word_scores(
     model: Model,
     suite: LossSuite,
     clips: Sequence[EvalClip],
     latents: Sequence[np.ndarray],
     attribute: str,
+    told: dict[int, tuple[str, str]],
 ) -> list[Score]:
     """What another word for an attribute adds to the loss, over all times and for each.
 
     Paired: the same clip, noise, time and sentence but for that word. 0: the word is not used.
     """
-    world = from_spec(suite.world)
-    told = [world.reworded(dict(clip.truth or {}), attribute, suite.seed + i)
-            for i, clip in enumerate(clips)]  # fmt: skip
-    chosen = [i for i, pair in enumerate(told) if pair]
-    if not chosen:
-        raise bad("suite loss", f"no caption of {suite.world} states {attribute!r}",
-                  "attributes that its clips have")  # fmt: skip
     losses = []
     for side in (0, 1):
-        texts = [told[i][side][0].text for i in chosen]  # type: ignore[index]
-        asked = [dataclasses.replace(clips[i], captions=(text,))
-                 for i, text in zip(chosen, texts, strict=True)]  # fmt: skip
-        losses.append(clip_losses(model, suite, asked, [latents[i] for i in chosen])[0])
+        asked = [dataclasses.replace(clips[i], captions=(pair[side],)) for i, pair in told.items()]
+        losses.append(clip_losses(model, suite, asked, [latents[i] for i in told])[0])
     added_NK = losses[1] - losses[0]
 
     def row(metric: str, added_N: np.ndarray) -> Score:
