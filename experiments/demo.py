@@ -29,43 +29,59 @@ from vidsim.config import override, to_dict
 from vidsim.quickstart import denoiser_run, vae_run
 
 ROOT = Path(__file__).resolve().parents[1]
-VERSION = 3
-STEPS = {"vae": 150, "images": 3500, "dit": 2800,
-         "debug-vae": 3, "debug-images": 2, "debug": 3}  # fmt: skip
+VERSION = 4
+STEPS = {"vae": 150, "images": 3500, "small": 1500, "ways": 6000, "dit": 2000, "debug-vae": 3,
+         "debug-images": 2, "debug-small": 2, "debug-ways": 2, "debug": 3}  # fmt: skip
 CLIPS = "world:shapes?split=train&objects=1&anchored=true&size={clips}&seed={seed}&close={close}"
 IMAGES = CLIPS + "&frames=1&sizes=48x48,64x64&size_weights=3,1"
-WORLD = CLIPS + (
-    "&frames=1,5,9,17,33,65,129&frame_weights={weights}"
-    "&sizes=48x48,48x80,80x48,48x96,64x64,64x96,96x64,64x112,112x64,96x96,96x144,128x128"
-    "&size_weights=12,4.4,4.4,3.1,8,1.8,1.8,1.3,1.3,0.8,0.4,0.3"  # small clips: more of them a step
+SMALL_CLIPS = CLIPS + (  # 45 tokens: what shapes and ways look like is learnt from many clips
+    "&frames=1,5,9&frame_weights=0.3,0.25,0.45&sizes=32x32,48x48,64x64&size_weights=6,2,1"
 )
-WEIGHTS, DEBUG_WEIGHTS = "0.3,0.17,0.28,0.19,0.04,0.013,0.007", "1,1,1,1,1,1,1"
+WORLD = (
+    CLIPS
+    + (
+        "&frames=1,5,9,17,33,65,129&frame_weights={weights}"
+        "&sizes=48x48,48x80,80x48,48x96,64x64,64x96,96x64,64x112,112x64,96x96,96x144,128x128"
+        "&size_weights=20,4.4,4.4,3.1,12,1.8,1.8,1.3,1.3,0.8,0.4,0.3"  # mostly small ones
+    )
+)
+WEIGHTS, DEBUG_WEIGHTS = "0.36,0.2,0.24,0.16,0.03,0.006,0.004", "1,1,1,1,1,1,1"
 DEBUG_CLIPS = 40
 HELD_OUT = "shapes?split=heldout&seed={seed}&objects=1&anchored=true"
 TRIVIAL = "shapes?split=train&seed=0&objects=1&anchored=true"
 SAMPLER = ("sampler.solver=euler", "sampler.steps=16", "sampler.guidance.scale=3.0")
 ENCODE = ("geometry.vae_stride=(4,8,8)", "geometry.patch=(1,1,1)", "geometry.max_area=0",
           "geometry.max_frames=129", "geometry.max_tokens=1216", "geometry.decimate_share=0.1",
-          "max_text=96", "words=256")  # fmt: skip
+          "max_text=96", "midstream=true")  # fmt: skip
 AUTOENCODER = ("autoencoding.vae.base_dim=32", "autoencoding.vae.latent_channels=24",
                "autoencoding.vae.patch=(4,8,8)")  # fmt: skip
 MODEL = (
     "denoising.dit.width=128", "denoising.dit.heads=4", "denoising.dit.mlp_width=512",
     "denoising.dit.layers=6", "denoising.dit.theta=100", "denoising.text.layers=2",
     "optim.warmup_steps=200", "run.ema_decay=0.995", "plan.row_tokens=1216",
-    "plan.rows_per_step=2", "plan.group_rows=2", "plan.row_text=320", "run.save_every=500",
+    "plan.rows_per_step=2", "plan.group_rows=2", "run.save_every=500",
     "run.eval_every=2000", "run.log_every=20",
 )  # fmt: skip
+MASKS = (
+    "denoising.masks.none=0.7", "denoising.masks.first=0.06", "denoising.masks.prefix=0.06",
+    "denoising.masks.suffix=0.05", "denoising.masks.first_last=0.04",
+    "denoising.masks.random=0.04", "denoising.masks.join=0.05", "denoising.masks.headless=0.05",
+)  # fmt: skip
+FEW_TOKENS = ("plan.row_text=640", "plan.row_segments=64", "denoising.times.base_shift=2.0",
+              "optim.schedule=constant")  # fmt: skip
 STAGES = {
     "images": ("denoising.masks.none=1.0", "denoising.masks.first=0.0",
                "denoising.masks.prefix=0.0", "denoising.masks.suffix=0.0",
                "denoising.masks.first_last=0.0", "denoising.masks.random=0.0",
-               "optim.schedule=constant"),
-    "dit": ("denoising.masks.none=0.7", "denoising.masks.first=0.06", "denoising.masks.prefix=0.06",
-            "denoising.masks.suffix=0.05", "denoising.masks.first_last=0.04",
-            "denoising.masks.random=0.04", "denoising.masks.join=0.05",
-            "denoising.masks.headless=0.05"),
+               "plan.row_text=320", "optim.schedule=constant"),
+    "small": (*MASKS, *FEW_TOKENS),
+    # where a frame is given, the place is known and only the way is asked
+    "ways": (*MASKS, "denoising.masks.none=0.4", "denoising.masks.first=0.2",
+             "denoising.masks.prefix=0.1", "denoising.masks.suffix=0.1", *FEW_TOKENS),
+    "dit": (*MASKS, "plan.row_text=320", "denoising.times.base_shift=2.0"),
 }  # fmt: skip
+CACHES = {"images": "latents-images", "small": "latents-small", "ways": "latents-small",
+          "dit": "latents"}  # fmt: skip
 SMALL = (
     "denoising.dit.width=32", "denoising.dit.heads=2", "denoising.dit.mlp_width=64",
     "denoising.dit.layers=1", "denoising.dit.loop=scan", "denoising.text.layers=1",
@@ -76,6 +92,8 @@ TINY = {
     "debug-vae": ("autoencoding.vae.base_dim=16", "data.statistics_clips=8",
                   "data.crops.batch_size=2", "data.crops.image_batch_size=4", "run.log_every=1"),
     "debug-images": SMALL,
+    "debug-small": SMALL,
+    "debug-ways": SMALL,
     "debug": SMALL,
 }  # fmt: skip
 
@@ -88,39 +106,44 @@ def get_config(variant: str = "") -> dict:
     if name.endswith("vae"):
         run, more = to_dict(vae_run("runs/demo/train.parquet", STEPS[name])), AUTOENCODER
     else:
-        stage = "images" if name.endswith("images") else "dit"
-        cache = "runs/demo/latents" if stage == "dit" else "runs/demo/latents-images"
-        run, more = to_dict(denoiser_run(cache, None, STEPS[name])), (*MODEL, *STAGES[stage])
+        stage = name.removeprefix("debug-") if name != "debug" else "dit"
+        run = to_dict(denoiser_run(f"runs/demo/{CACHES[stage]}", None, STEPS[name]))
+        more = (*MODEL, *STAGES[stage])
     return override(run, (*more, *TINY.get(name, ())))
 
 
 def commands(debug: bool, home: str, asset: str) -> list[tuple[list[str], str]]:
     """(words of a vidsim command, the file that is there when it is done; "" for: always run)."""
     me, kind = str(Path(__file__)), "debug-{}" if debug else "{}"
-    clips, images, scores = f"{home}/train.parquet", f"{home}/images.parquet", f"{home}/scores"
+    clips, scores = f"{home}/train.parquet", f"{home}/scores"
     few = DEBUG_CLIPS if debug else 0
-    world = WORLD.format(clips=few or 16_000, seed=0, close=0.4,
+    world = WORLD.format(clips=few or 16_000, seed=0, close=0.3,
                          weights=DEBUG_WEIGHTS if debug else WEIGHTS)  # fmt: skip
-    pictures = IMAGES.format(clips=few or 24_000, seed=1, close=0.7)
+    early = {"images": IMAGES.format(clips=few or 24_000, seed=1, close=0.7),
+             "small": SMALL_CLIPS.format(clips=few or 24_000, seed=2, close=0.5)}  # fmt: skip
     export = ["export", "--ckpt", f"{home}/dit", "--max-mb", "10", "--out"]
     card = ["--name", f"vidsim demo {VERSION}", "--license", licence(), "--vae-run", f"{home}/vae"]
     for suite in suites(debug):
         card += ["--scores", f"{scores}/{suite}"]
-    encode = ["encode", "--vae", f"{home}/vae"]
-    last = "debug" if debug else "dit"
+    encode = ["encode", "--vae", f"{home}/vae", *ENCODE]
+    before = dict(zip(tuple(CACHES)[1:], CACHES, strict=False))  # stage -> whose weights it takes
+
+    def train(stage: str) -> list[str]:
+        name = "debug" if debug and stage == "dit" else kind.format(stage)
+        start = [f"start={home}/{before[stage]}"] if stage in before else []
+        return ["train", f"--config={me}:{name}", "--workdir", f"{home}/{stage}",
+                f"data.cache={home}/{CACHES[stage]}", *start]  # fmt: skip
+
     return [
         (["index", world, "--out", clips], clips),
-        (["index", pictures, "--out", images], images),
+        *((["index", few_tokens, "--out", f"{home}/{stage}.parquet"], f"{home}/{stage}.parquet")
+          for stage, few_tokens in early.items()),
         (["train", f"--config={me}:{kind.format('vae')}", "--workdir", f"{home}/vae",
           f"data.index={clips}"], f"{home}/vae/vae/config.json"),
-        ([*encode, "--index", clips, "--out", f"{home}/latents", *ENCODE,
-          "midstream=true"], ""),
-        ([*encode, "--index", images, "--out", f"{home}/latents-images", *ENCODE,
-          f"words_from={home}/latents"], ""),
-        (["train", f"--config={me}:{kind.format('images')}", "--workdir", f"{home}/images",
-          f"data.cache={home}/latents-images"], ""),
-        (["train", f"--config={me}:{last}", "--workdir", f"{home}/dit",
-          f"data.cache={home}/latents", f"start={home}/images"], ""),
+        ([*encode, "--index", clips, "--out", f"{home}/latents", "words=256"], ""),
+        *(([*encode, "--index", f"{home}/{stage}.parquet", "--out", f"{home}/latents-{stage}",
+            f"words_from={home}/latents"], "") for stage in early),
+        *((train(stage), "") for stage in CACHES),
         ([*export, f"{home}/bare"], f"{home}/bare/config.json"),
         *((["eval", "--ckpt", f"{home}/bare", "--suite", suite, "--out", f"{scores}/{suite}",
             *more], f"{scores}/{suite}/results.json") for suite, more in suites(debug).items()),

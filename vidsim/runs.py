@@ -25,6 +25,7 @@ from vidsim.data.plan import Plan, PlanConfig
 from vidsim.generate.assets import find
 from vidsim.generate.model import load
 from vidsim.models.latents import LatentConfig
+from vidsim.models.text import ByteEncoderConfig, with_words
 from vidsim.models.vae import Vae, VaeConfig
 from vidsim.models.vae_linear import BlockMoments
 from vidsim.parallel.mesh import ParallelConfig, build_mesh
@@ -303,24 +304,36 @@ def train_denoiser(
 
 
 def starting_weights(run: DenoiserRun) -> Any:
-    """The averaged weights of the model at `start` of a resolved run, as host arrays.
+    """The averaged weights of the model at `start` of a resolved run, as host arrays. Words that
+    only the run's vocabulary has are fresh; words that only the model's has are gone.
 
-    Raises BadInput when it is another network, of other latents or of another vocabulary
+    Raises BadInput when it is another network, or of other latents
     """
     model = load(run.start)
     here, there, where = run.denoising, model.task.cfg, f"config.start {run.start!r}"
     if model.vae.hash != run.vae_hash or there.latent != here.latent:
         raise bad(where, f"is of latents of VAE {model.vae.hash[:12]}",
                   f"the cache's VAE {run.vae_hash[:12]}, with its statistics")  # fmt: skip
-    if there.text != here.text:
-        raise bad(where, "has another text encoder or vocabulary", "that of the run",
-                  "encode the cache with words_from=<the one it was trained on>")  # fmt: skip
+    if _unworded(there.text) != _unworded(here.text):
+        raise bad(where, "has another text encoder", f"{here.text}, as the run")
     if field := here.dit.differs(there.dit):
         raise bad(f"config.denoising.dit.{field}", f"{getattr(here.dit, field)}",
                   f"{getattr(there.dit, field)}, as of start {run.start!r}")  # fmt: skip
     agree({"start": model.facts["weights_id"]})
-    print(f"denoiser: starts from {run.start}, step {model.facts['step']}", flush=True)
-    return jax.tree.map(np.asarray, model.params)
+    params, new = jax.tree.map(np.asarray, model.params), 0
+    if here.text is not None and there.text is not None and here.text.words != there.text.words:
+        params["text"] = with_words(params["text"], there.text, here.text.words, run.run.seed)
+        new = len(set(here.text.words) - set(there.text.words))
+    print(
+        f"denoiser: starts from {run.start}, step {model.facts['step']}, {new} new words",
+        flush=True,
+    )
+    return params
+
+
+def _unworded(text: ByteEncoderConfig | None) -> ByteEncoderConfig | None:
+    """A text encoder but for its vocabulary."""
+    return text and dataclasses.replace(text, words=())
 
 
 def denoiser_program(run: DenoiserRun, cache: LatentCache) -> tuple[Program, Plan]:

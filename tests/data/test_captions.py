@@ -202,3 +202,23 @@ def test_frequent_words_are_ranked_by_count_then_alphabet():
     texts = ["red ball, blue ball", "a red ball", "blue sky"]
     assert frequent_words(texts, 10) == ("ball", "blue", "red")
     assert frequent_words(texts, 1) == ("ball",)
+
+
+def test_parts_joined_by_hyphens_are_one_word_and_no_word_loses_its_first_letter():
+    texts = ["a ball moves down-left", "a cube (red) moves down-left", "moves up-left (red)"]
+    words = frequent_words(texts, 10)
+    assert words == ("moves", "a", "down-left")
+    tokenizer = Tokenizer(99, words)
+    assert tokenizer.count("a moves down-left") == 4
+    assert tokenizer.decode(tokenizer.encode("a down-left, down-left-up")) == (
+        "a down-left, down-left-up"
+    )
+
+
+def test_a_compound_that_is_no_word_is_read_by_its_parts():
+    """As vocabularies without compounds always were."""
+    tokenizer = Tokenizer(99, ("moves", "down"))
+    assert tokenizer.encode("moves down-up").tolist() == [
+        1, 258, 259, *(byte + 2 for byte in b"-up")
+    ]  # fmt: skip
+    assert tokenizer.encode("down-up").tolist() == [1, 259, *(byte + 2 for byte in b"-up")]

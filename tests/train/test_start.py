@@ -11,7 +11,9 @@ from tests.train.linear_task import LinearTask, batches, one_device
 from vidsim.core.errors import BadInput
 from vidsim.core.trees import flatten
 from vidsim.data.plan import PlanConfig
+from vidsim.data.tokenizer import Tokenizer
 from vidsim.models.latents import LatentConfig
+from vidsim.models.text import ByteEncoder, with_words
 from vidsim.runs import DenoiserRun, LatentData, starting_weights
 from vidsim.store.workdir import Workdir
 from vidsim.train.loop import RunSpec, build_program, train
@@ -70,13 +72,37 @@ def test_the_average_of_the_newest_checkpoint_is_what_a_run_starts_from(source):
     ("changed", "message"),
     [
         ({"dit": dataclasses.replace(TASK.cfg.dit, heads=4)}, "denoising.dit.heads: 4; 2, as of"),
-        ({"text": dataclasses.replace(TASK.cfg.text, words=("red",))}, "words_from="),
+        ({"text": dataclasses.replace(TASK.cfg.text, layers=3)}, "has another text encoder"),
         ({"latent": LatentConfig((1, 2, 2))}, "with its statistics"),
     ],
 )
-def test_another_network_vocabulary_or_latents_are_refused(source, changed, message):
+def test_another_network_text_encoder_or_latents_are_refused(source, changed, message):
     with pytest.raises(BadInput, match=message):
         starting_weights(_with(source, **changed))
+
+
+def test_words_of_both_vocabularies_keep_their_meaning_and_new_ones_are_fresh(source):
+    worded = lambda *words: dataclasses.replace(TASK.cfg.text, words=words)  # noqa: E731
+    old = denoiser_params()["text"]
+    grown = with_words(old, TASK.cfg.text, ("red", "blue"), 0)
+    table = starting_weights(_with(source, text=worded("red", "blue")))["text"]["bytes"]["table"]
+    np.testing.assert_array_equal(table, grown["bytes"]["table"], "the run does the same")
+    old_table = np.asarray(old["bytes"]["table"])
+    np.testing.assert_array_equal(table[: len(old_table)], old_table)
+    assert 0.5 < table[-2:].std() < 1.5 and not np.allclose(table[-1], table[-2])
+    turned = with_words(grown, worded("red", "blue"), ("blue", "sky"), 1)["bytes"]["table"]
+    np.testing.assert_array_equal(turned[-2], table[-1], "blue moved and kept its row")
+    assert not any(np.allclose(turned[-1], row) for row in table)
+    # A caption of words that both know means the same to both, whatever their numbers are.
+    texts = {words: Tokenizer(20, words).encode("a blue ball") for words in
+             (("red", "blue"), ("blue", "sky"))}  # fmt: skip
+    seen = []
+    for (words, ids), params in zip(texts.items(), (grown, {**grown, "bytes": {"table": turned}}),
+                                    strict=True):  # fmt: skip
+        ones = np.ones((1, len(ids)), np.int32)
+        encoder = ByteEncoder(worded(*words))
+        seen.append(encoder.apply(params, ids[None], ones, np.arange(len(ids))[None]))
+    np.testing.assert_array_equal(*seen)
 
 
 def test_latents_of_another_autoencoder_are_refused(source):

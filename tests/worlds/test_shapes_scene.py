@@ -265,20 +265,60 @@ def test_close_ups_fill_an_image_and_their_shape_is_read():
         assert "huge" in clip.captions[1].text
 
 
-def test_close_ups_are_a_share_of_the_images_of_one_object_alone():
+def test_close_ups_are_a_share_of_the_short_clips_of_one_object_alone():
     def sizes(**options):
         world = base.make("shapes", seed=4, size=600, **options)
         infos = [world.info(i) for i in range(600)]
         return collections.Counter(
-            (i.num_frames == 1, len(i.truth["objects"]) == 1, thing["size"] == v.CLOSE)
+            (i.num_frames <= v.CLOSE_FRAMES, len(i.truth["objects"]) == 1, thing["size"] == v.CLOSE)
             for i in infos
             for thing in i.truth["objects"][:1]
         )
 
     some = sizes(close=0.5)
     near, far = some[True, True, True], some[True, True, False]
-    assert 0.35 < near / (near + far) < 0.65
+    assert 0.4 < near / (near + far) < 0.6
     assert not any(some[key] for key in some if key[2] and not (key[0] and key[1]))
     assert not any(key[2] for key in sizes())
     with pytest.raises(BadInput, match="close 1.5; a share from 0 to 1"):
         base.make("shapes", close=1.5)
+
+
+def test_a_moving_close_up_stays_whole_in_view_and_goes_where_its_caption_says():
+    world = base.make("shapes", seed=6, size=300, objects=1, close=1.0, frames=(5, 9),
+                      sizes=((32, 32), (48, 48)))  # fmt: skip
+    directions = collections.Counter()
+    for i in range(300):
+        info = world.info(i)
+        (thing,) = info.truth["objects"]
+        directions[thing["direction"]] += 1
+        path_T2 = scene.positions(thing, info.num_frames)
+        e = thing["half_extent"]
+        low = np.array([v.UP[thing["shape"]] * e, e])
+        high = np.array([info.height - v.DOWN[thing["shape"]] * e, info.width - e])
+        assert (path_T2 >= low - 1e-6).all() and (path_T2 <= high + 1e-6).all()
+        assert e >= v.CLOSE_EXTENT[0] * min(info.height, info.width) - 1e-6
+        way = path_T2[-1] - path_T2[0]
+        step = np.array(v.DIRECTIONS.get(thing["direction"], (0.0, 0.0)))
+        np.testing.assert_allclose(way, np.hypot(*way) * step, atol=1e-6)
+        assert (thing["direction"] == v.STILL) == (np.hypot(*way) == 0.0)
+        if thing["direction"] != v.STILL:
+            sides = np.hypot(*thing["velocity"]) * info.fps / min(info.height, info.width)
+            low, high = v.SPEEDS[thing["speed"]]
+            assert low - 1e-6 <= sides <= high + 1e-6
+    assert set(directions) == {*v.DIRECTIONS, v.STILL}
+    moving = [directions[name] for name in v.DIRECTIONS]
+    assert min(moving) > 0.4 * max(moving)
+
+
+def test_frames_under_48_pixels_are_close_ups_or_refused():
+    small = ((32, 32), (64, 64))
+    world = base.make("shapes", seed=7, size=200, objects=1, close=0.2, frames=(1, 9), sizes=small)
+    infos = [world.info(i) for i in range(200)]
+    near = {side: [i.truth["objects"][0]["size"] == v.CLOSE for i in infos if i.height == side]
+            for side in (32, 64)}  # fmt: skip
+    assert all(near[32]) and 0.0 < np.mean(near[64]) < 0.5
+    for options in ({}, {"objects": 2}, {"close": 0.0}, {"frames": (1, 17)}):
+        given = {"objects": 1, "close": 0.2, "frames": (1,)} | options if options else {}
+        with pytest.raises(BadInput, match="frame size 32x32; multiples of 16, at least 48"):
+            base.make("shapes", sizes=small, **given)

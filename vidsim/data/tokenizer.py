@@ -16,7 +16,8 @@ from vidsim.core.host_random import stable_hash
 
 PAD, BOS, FIRST_BYTE = 0, 1, 2
 VOCAB = 256 + FIRST_BYTE
-_PIECES = re.compile(r" ?[^\W\d_]+|.", re.DOTALL)  # words with the space before them; one sign
+_PARTS = re.compile(r" ?[^\W\d_]+|.", re.DOTALL)  # words with the space before them; one sign
+_PIECES = re.compile(r" ?[^\W\d_]+(?:-[^\W\d_]+)*|.", re.DOTALL)  # the same, "down-left" in one
 
 
 def clean(text: str) -> str:
@@ -26,10 +27,14 @@ def clean(text: str) -> str:
 
 
 def frequent_words(texts: Iterable[str], most: int) -> tuple[str, ...]:
-    """The most frequent words that occur at least twice, at most so many; ties by alphabet."""
+    """The most frequent words that occur at least twice, at most so many; ties by alphabet.
+
+    Parts that hyphens join are one word; what follows another sign without a space is none.
+    """
     counts: Counter[str] = Counter()
     for text in texts:
-        counts.update(piece[1:] for piece in _PIECES.findall(f" {text}") if len(piece) > 1)
+        pieces = _PIECES.findall(f" {text}")
+        counts.update(piece[1:] for piece in pieces if len(piece) > 1 and piece[0] == " ")
     ranked = sorted((-n, word) for word, n in counts.items() if n > 1)
     return tuple(word for _, word in ranked[:most])
 
@@ -95,5 +100,14 @@ class Tokenizer:
             if spaced in self._ids:
                 yield [self._ids[spaced]]
             else:
-                for sign in piece:
+                yield from self._parts(piece, k == 0)
+
+    def _parts(self, piece: str, first: bool) -> Iterable[list[int]]:
+        """The tokens of what is no known word: of the known words in it, else of its characters."""
+        for k, part in enumerate(_PARTS.findall(piece)):
+            spaced = f" {part}" if first and k == 0 else part
+            if spaced in self._ids:
+                yield [self._ids[spaced]]
+            else:
+                for sign in part:
                     yield [byte + FIRST_BYTE for byte in sign.encode()]

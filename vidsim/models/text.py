@@ -10,9 +10,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vidsim.core.dims import check
 from vidsim.core.errors import bad
+from vidsim.core.host_random import generator
 from vidsim.core.precision import compute_dtype
 from vidsim.nn.attention import AttentionPlan, attend_planned, plan_attention
 from vidsim.nn.init import init_params, param_axes
@@ -210,3 +212,22 @@ class ByteEncoder:
         half = self.cfg.width // self.cfg.heads // 2
         turn = (f32(1, 1, 1, half), f32(1, 1, 1, half))
         return f32(1, 1, self.cfg.width), turn, plan_attention(one, one, implementation="dense")
+
+
+def with_words(
+    params: Any, config: ByteEncoderConfig, words: tuple[str, ...], seed: int
+) -> dict[str, Any]:
+    """Weights of `config` for another vocabulary: a word of both keeps its row of the table, a new
+    one gets a fresh row by its own name, whatever words stand beside it.
+
+    params   weights of an encoder of `config`, which has the old words
+    Returns  the tree with a table f32[config.vocab + len(words), width]
+    """
+    old = np.asarray(params["bytes"]["table"])
+    table = np.empty((config.vocab + len(words), config.width), old.dtype)
+    table[: config.vocab] = old[: config.vocab]
+    place = {word: config.vocab + k for k, word in enumerate(config.words)}
+    for k, word in enumerate(words):
+        fresh = generator(seed, "word", word).standard_normal
+        table[config.vocab + k] = old[place[word]] if word in place else fresh(config.width)
+    return {**params, "bytes": {**params["bytes"], "table": table}}

@@ -56,7 +56,7 @@ def draw_scene(
     split   every object's (colour, shape, pattern) is in this part of the combinations
     fixed   pinned attributes of the scene and of its first object; pins beat the split
     anchored  periodic backgrounds start at the frame's corner, with the shortest period
-    close     the one object of an image fills most of the frame
+    close     the one object, of an image or a clip of few frames, fills most of the frame
     Returns the truth (see the module)
     Raises  BadInput for an unknown pin or word
     """
@@ -190,16 +190,26 @@ def _arrange(
 
 
 def _close_up(rng: random.Random, frame: Frame, look: tuple[str, str]) -> dict[str, Any]:
-    """One large object, whole in view and still: only an image has room for it."""
+    """One large object, whole in view all the time; in a clip it moves or is still."""
+    height, width, num_frames, fps = frame
     colour, shape = look
-    low, high = v.CLOSE_EXTENT
-    extent = (low + (high - low) * math.sqrt(rng.random())) * min(frame[:2])
-    box = _box(frame[0], frame[1], (v.UP[shape] * extent, v.DOWN[shape] * extent, extent), 1.0)
+    low, high = (share * min(height, width) for share in v.CLOSE_EXTENT)
+    for attempt in range(8):
+        direction, speed, path = _drawn_motion(rng, num_frames, {}, attempt == 7)
+        length = path * min(height, width) / fps * (num_frames - 1)
+        step_y, step_x = v.DIRECTIONS.get(direction or "", (0.0, 0.0))
+        dy, dx = length * step_y, length * step_x
+        largest = min((height - abs(dy)) / (v.UP[shape] + v.DOWN[shape]), (width - abs(dx)) / 2)
+        if largest >= low:
+            break
+    extent = low + (min(high, largest) - low) * math.sqrt(rng.random())
+    box = _box(height, width, (v.UP[shape] * extent, v.DOWN[shape] * extent, extent), 1.0)
+    frames = max(num_frames - 1, 1)
     return {
         "shape": shape, "colour": colour, "size": v.CLOSE, "half_extent": extent,
-        "start": [_linear_start(rng, *box[:2], 0.0), _linear_start(rng, *box[2:], 0.0)],
-        "velocity": [0.0, 0.0], "wall": None, "direction": None, "speed": None, "bounce": False,
-        "crosses": False,
+        "start": [_linear_start(rng, *box[:2], dy), _linear_start(rng, *box[2:], dx)],
+        "velocity": [dy / frames, dx / frames], "wall": None, "direction": direction,
+        "speed": speed, "bounce": False, "crosses": False,
     }  # fmt: skip
 
 

@@ -71,10 +71,12 @@ SIZES: dict[str, tuple[float, float]] = {
     "large": (0.116, 0.136),
 }
 
-# An object seen close up, in images alone: half extent over the frame's short side, whole in view,
-# large ones more often: where the frame hardly leaves a choice of place, the shape shows most.
+# An object seen close up, in images and short clips: half extent over the frame's short side, whole
+# in view, large ones more often: where the frame hardly leaves a choice of place, the shape shows
+# most. A moving one is as large as its path leaves room for.
 CLOSE = "huge"
 CLOSE_EXTENT = (0.2, 0.46)
+CLOSE_FRAMES = 9
 
 # Unit steps (y, x), y down.
 _D = math.sqrt(0.5)

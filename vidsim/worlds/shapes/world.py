@@ -21,6 +21,7 @@ from vidsim.worlds.shapes.scene import check_pins, draw_scene
 
 ALIGN = 16  # frame sides are multiples of this, pixels
 SHORT, ASPECT = 48, 2  # least short side, pixels; most long sides to a short one
+CLOSE_SHORT = 32  # least short side of a world whose frames under SHORT are all close-ups
 CHANCE_CLIPS = 1000  # looked at for the chance level
 
 
@@ -39,8 +40,9 @@ class ShapesWorld:
     anchored      periodic backgrounds start at the frame's corner with one period, instead of at a
                   drawn place with a drawn period: what a caption does not say is then drawn for
                   the objects alone, which a small model learns much sooner
-    close         share of the images of one object that show it close up, called huge, for
-                  training: the parser reads one of its own sizes
+    close         share of the images and clips of up to 9 frames of one object that show it close
+                  up, called huge, for training: the parser reads one of its own sizes. With it
+                  frames may be as small as 32 pixels; under 48 all are close-ups
     """
 
     name: ClassVar[str] = "shapes"
@@ -71,10 +73,11 @@ class ShapesWorld:
         sizes, frames = v.MIXES[self.mix]
         chosen_sizes = _chosen("sizes", self.sizes, "size_weights", self.size_weights, sizes)
         chosen_frames = _chosen("frames", self.frames, "frame_weights", self.frame_weights, frames)
-        for height, width in chosen_sizes[0]:
-            check_size(height, width)
         for num_frames in chosen_frames[0]:
             check_frames(num_frames)
+        near = self.close > 0 and self.objects == 1 and max(chosen_frames[0]) <= v.CLOSE_FRAMES
+        for height, width in chosen_sizes[0]:
+            check_size(height, width, CLOSE_SHORT if near else SHORT)
         key = stable_hash("shapes", self.seed, self.split) << 64  # clip numbers go below
         object.__setattr__(self, "_key", key)
         object.__setattr__(self, "_sizes", chosen_sizes)
@@ -95,7 +98,8 @@ class ShapesWorld:
         height, width = _draw(rng, self._sizes)  # type: ignore[attr-defined]
         num_frames = _draw(rng, self._frames)  # type: ignore[attr-defined]
         count = self.objects or 1 + int(rng.random() * self.max_objects)
-        near = self.close > 0 and num_frames == count == 1 and rng.random() < self.close
+        near = self.close > 0 and count == 1 and num_frames <= v.CLOSE_FRAMES
+        near = near and (min(height, width) < SHORT or rng.random() < self.close)
         return self._info(rng, height, width, num_frames, count, {}, near)
 
     def clip(self, i: int) -> base.Clip:
@@ -180,16 +184,16 @@ class ShapesWorld:
         return base.ClipInfo(num_frames, height, width, truth["fps"], words, truth)
 
 
-def check_size(height: int, width: int) -> None:
+def check_size(height: int, width: int, least: int = SHORT) -> None:
     """Refuses a frame size (pixels) in which the objects would not fit or not be readable."""
     short, long = sorted((height, width))
-    if height % ALIGN or width % ALIGN or short < SHORT or long > ASPECT * short:
-        near = [max(SHORT, round(side / ALIGN) * ALIGN) for side in (height, width)]
+    if height % ALIGN or width % ALIGN or short < least or long > ASPECT * short:
+        near = [max(least, round(side / ALIGN) * ALIGN) for side in (height, width)]
         near = [max(side, -(-max(near) // (ASPECT * ALIGN)) * ALIGN) for side in near]
         raise bad(
             "shapes",
             f"frame size {height}x{width}",
-            f"multiples of {ALIGN}, at least {SHORT}, sides at most 1:{ASPECT}",
+            f"multiples of {ALIGN}, at least {least}, sides at most 1:{ASPECT}",
             f"nearest {near[0]}x{near[1]}",
         )
 
