@@ -37,13 +37,10 @@ IMAGES = CLIPS + "&frames=1&sizes=48x48,64x64&size_weights=3,1"
 SMALL_CLIPS = CLIPS + (  # 45 tokens: what shapes and ways look like is learnt from many clips
     "&frames=1,5,9&frame_weights=0.3,0.25,0.45&sizes=32x32,48x48,64x64&size_weights=6,2,1"
 )
-WORLD = (
-    CLIPS
-    + (
-        "&frames=1,5,9,17,33,65,129&frame_weights={weights}"
-        "&sizes=48x48,48x80,80x48,48x96,64x64,64x96,96x64,64x112,112x64,96x96,96x144,128x128"
-        "&size_weights=20,4.4,4.4,3.1,12,1.8,1.8,1.3,1.3,0.8,0.4,0.3"  # mostly small ones
-    )
+WORLD = CLIPS + (
+    "&frames=1,5,9,17,33,65,129&frame_weights={weights}"
+    "&sizes=48x48,48x80,80x48,48x96,64x64,64x96,96x64,64x112,112x64,96x96,96x144,128x128"
+    "&size_weights=20,4.4,4.4,3.1,12,1.8,1.8,1.3,1.3,0.8,0.4,0.3"  # mostly small ones
 )
 WEIGHTS, DEBUG_WEIGHTS = "0.36,0.2,0.24,0.16,0.03,0.006,0.004", "1,1,1,1,1,1,1"
 DEBUG_CLIPS = 40
