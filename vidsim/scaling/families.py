@@ -83,7 +83,7 @@ _WORLD_TASK = dataclasses.replace(  # a token is one cell of the laptop's autoen
 
 _LAPTOP = Family(
     name="laptop",
-    about="2 CPU cores; all members with three seeds in about 100 minutes",
+    about="2 CPU cores; all members with three seeds in 80 to 100 minutes",
     base_flops=6e12,
     shapes={1: Shape(128, 2, 6), 2: Shape(160, 2, 6), 4: Shape(192, 3, 6), 8: Shape(224, 4, 6),
             16: Shape(256, 4, 7), 32: Shape(320, 5, 7)},
