@@ -13,7 +13,7 @@ from jax.sharding import AxisType
 from vidsim.core.errors import BadInput
 from vidsim.core.patching import token_positions
 from vidsim.core.trees import count, flatten
-from vidsim.models.dit import DiT
+from vidsim.models.dit import DiT, with_timed_place
 from vidsim.models.dit_config import PRESETS, DiTConfig, matmul_flops, preset
 from vidsim.parallel.place import row_sharding
 from vidsim.parallel.rules import Rules, shardings
@@ -344,12 +344,13 @@ def test_disagreeing_arrays_and_unknown_presets_are_refused():
         preset("wan-13b")
 
 
-def test_a_place_is_a_share_of_the_frame_whatever_its_size():
-    """Middles of 2 x 4 tokens: 1/4, 3/4 of the height; 1/8 to 7/8 of the width."""
-    position = jnp.asarray(token_positions((1, 2, 4)))[None]
-    grid, segment = jnp.asarray([[[1, 2, 4]]]), jnp.ones((1, 8), jnp.int32)
+def test_a_place_is_a_share_of_the_clip_whatever_its_size():
+    """Middles of 2 x 2 x 4 tokens: 1/4, 3/4 of duration and height; 1/8 to 7/8 of the width."""
+    position = jnp.asarray(token_positions((2, 2, 4)))[None]
+    grid, segment = jnp.asarray([[[2, 2, 4]]]), jnp.ones((1, 16), jnp.int32)
     place = np.asarray(DiT(CFG)._place(position, grid, segment))[0]
-    want = [(y, x) for y in (0.25, 0.75) for x in (0.125, 0.375, 0.625, 0.875)]
+    half, quarter = (0.25, 0.75), (0.125, 0.375, 0.625, 0.875)
+    want = [(y, x, t) for t in half for y in half for x in quarter]
     np.testing.assert_allclose(place, want, atol=1e-7)
     with pytest.raises(BadInput, match="grid"):
         DiT(CFG)._place(position, None, segment)
@@ -381,3 +382,36 @@ def test_without_place_embedding_it_has_no_weight():
     plain = DiT(dataclasses.replace(CFG, place_embedding=False))
     paths = flatten(jax.eval_shape(plain.init, jax.random.key(0)))
     assert not [path for path in paths if "place" in path]
+
+
+def test_weights_without_a_time_in_their_place_are_the_same_function():
+    """Zeros for the time: what they make is what they made, whatever the moment."""
+    params = scattered_params()
+    place = params["inputs"]["place"]
+    old = {
+        "dit": {**params, "inputs": {**params["inputs"], "place": {**place, "w": place["w"][:32]}}}
+    }
+    wider = with_timed_place(old)["dit"]["inputs"]["place"]["w"]
+    np.testing.assert_array_equal(wider[:32], place["w"][:32])
+    assert wider.shape == place["w"].shape and not np.any(wider[32:])
+    now = {"dit": params}
+    assert with_timed_place(now) is now
+
+
+def test_a_token_knows_its_moment_even_in_pure_noise():
+    """Frames alike in all but their moment: the first and the last get different predictions, and
+    without the place the same ones."""
+    clip = dataclasses.replace(CLIPS[2], grid=(3, 1, 1), seed=5)
+    clip.patches, clip.action = np.repeat(clip.patches[:1], 3, 0), np.zeros(3, np.int32)
+    clip.given = np.zeros(3, bool)
+    a, places = pack([[clip]])
+    r, here, _ = places[clip.seed]
+    forward, spread = jax.jit(apply, static_argnums=0), {}
+    for with_place in (True, False):
+        cfg, params = dataclasses.replace(CFG, place_embedding=with_place), scattered_params()
+        if not with_place:
+            inputs = {k: v for k, v in params["inputs"].items() if k != "place"}
+            params = params | {"inputs": inputs}
+        made = np.asarray(forward(cfg, params, a["patches"], a["text"], a))[r, here]
+        spread[with_place] = np.abs(made[0] - made[2]).max()
+    assert spread[False] < VALUES < 100 * VALUES < spread[True]

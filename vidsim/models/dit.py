@@ -114,7 +114,7 @@ class Inputs(nn.Module):
         segment_RN: jax.Array,
         fps_RS: jax.Array,
         size_RS2: jax.Array,
-        place_RN2: jax.Array | None,
+        place_RN3: jax.Array | None,
         action_RN: jax.Array | None,
         text_segment_RM: jax.Array,
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
@@ -125,8 +125,8 @@ class Inputs(nn.Module):
         x = x.astype(jnp.float32)
         if cfg.clip_embedding:
             x = x + per_token(self._clips(fps_RS, size_RS2), segment_RN - 1)
-        if place_RN2 is not None:
-            waves = _place_waves(place_RN2)
+        if place_RN3 is not None:
+            waves = _place_waves(place_RN3)
             x = x + Linear(waves.shape[-1], d, ("time", "embed"), name="place")(waves)
         if cfg.pooled_text:
             slots = fps_RS.shape[1]
@@ -168,12 +168,25 @@ class Inputs(nn.Module):
         return constrain(out, ROWS)
 
 
-def _place_waves(place_RN2: jax.Array) -> jax.Array:
-    """f32[R,N,4 * PLACE_WAVES]: cos and sin of half waves over the frame's height and width."""
+def _place_waves(place_RN3: jax.Array) -> jax.Array:
+    """f32[R,N,6 * PLACE_WAVES]: cos and sin of half waves over height, width and duration."""
     rates = np.pi * np.arange(1, PLACE_WAVES + 1, dtype=np.float32)
-    angle = place_RN2[..., None] * rates.reshape(1, 1, 1, -1)
+    angle = place_RN3[..., None] * rates.reshape(1, 1, 1, -1)
     waves = jnp.stack([jnp.cos(angle), jnp.sin(angle)], -1)
-    return waves.reshape(*place_RN2.shape[:2], 4 * PLACE_WAVES)
+    return waves.reshape(*place_RN3.shape[:2], 6 * PLACE_WAVES)
+
+
+def with_timed_place(params: dict[str, Any]) -> dict[str, Any]:
+    """Weights of a denoiser (the tree with "dit") from before a place had a time: the same
+    function, with zeros for the time. Others are returned as they are."""
+    place = params["dit"]["inputs"].get("place")
+    if place is None or len(place["w"]) == 6 * PLACE_WAVES:
+        return params
+    wider = {**place, "w": np.pad(place["w"], ((0, 2 * PLACE_WAVES), (0, 0)))}
+    return {
+        **params,
+        "dit": {**params["dit"], "inputs": {**params["dit"]["inputs"], "place": wider}},
+    }
 
 
 class Head(nn.Module):
@@ -291,13 +304,13 @@ class DiT:
     def _place(
         self, position_RN3: jax.Array, grid_RS3: jax.Array | None, segment_RN: jax.Array
     ) -> jax.Array | None:
-        """Each token's middle as a share of its frame's height and width, f32[R,N,2]."""
+        """Each token's middle as a share of its clip's height, width and duration, f32[R,N,3]."""
         if not self.cfg.place_embedding:
             return None
         if grid_RS3 is None:
             raise bad("denoiser", "no grid for its place_embedding", "grid_RS3 of the packed batch")
-        sides_RN2 = per_token(grid_RS3[..., 1:].astype(jnp.float32), segment_RN - 1)
-        return (position_RN3[..., 1:] + 0.5) / jnp.maximum(sides_RN2, 1.0)
+        sides_RN3 = per_token(grid_RS3.astype(jnp.float32), segment_RN - 1)
+        return jnp.roll((position_RN3 + 0.5) / jnp.maximum(sides_RN3, 1.0), -1, axis=-1)
 
     def _parts(self) -> tuple[tuple[nn.Module, tuple[Any, ...]], ...]:
         """Modules with example arguments, one token a row: weights do not depend on the sizes."""
@@ -314,7 +327,7 @@ class DiT:
             (
                 Inputs(cfg),
                 (f32(1, 1, cfg.patch_width), f32(1, 1, cfg.text_width), f32(1, 1), ids, f32(1, 1),
-                 f32(1, 1, 2), f32(1, 1, 2) if cfg.place_embedding else None, ids, ids),
+                 f32(1, 1, 2), f32(1, 1, 3) if cfg.place_embedding else None, ids, ids),
             ),
             (Block(cfg), (act(1, 1, d), context)),
             (Head(cfg), (act(1, 1, d), f32(1, 1, d), ids)),

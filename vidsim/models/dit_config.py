@@ -8,7 +8,7 @@ from vidsim.nn.attention import IMPLEMENTATIONS
 from vidsim.nn.rope import axis_widths
 from vidsim.nn.stack import check_policies
 
-PLACE_WAVES = 8  # half waves over a side of the frame, in the place embedding
+PLACE_WAVES = 8  # half waves over a side of the frame or the clip's duration, in the place
 # Fields that say how the network is computed; the others say which network it is.
 HOW = frozenset({"dtype", "attention", "longest_clip", "remat", "loop"})
 
@@ -29,9 +29,10 @@ class DiTConfig:
     eps              of every norm
     theta            base of the rotary rates
     clip_embedding   frame rate and size of a token's clip are added to it
-    place_embedding  where in the frame a token lies, as a share of its height and width, is added
-                     to it (fractional positions, arXiv:2307.06304 sec. 2.1); rotary positions alone
-                     tell no token how far it is from the frame's border
+    place_embedding  where in the clip a token lies, as a share of its height, width and duration,
+                     is added to it (fractional positions, arXiv:2307.06304 sec. 2.1); rotary
+                     positions alone tell no token how far it is from the frame's border, nor
+                     whether it is of the first or the last frame
     pooled_text      the mean of a caption's tokens is added to each token of its clip, beside the
                      cross-attention (pooled captions of arXiv:2403.03206 sec. 4, which modulate)
     num_actions      actions 1..num_actions are added to their tokens; 0 = the model has none
@@ -115,7 +116,7 @@ class MatmulFlops:
 def matmul_flops(cfg: DiTConfig) -> MatmulFlops:
     """Operations per patch token, text token, noise level and attended pair, all blocks."""
     d, f, blocks = cfg.width, cfg.mlp_width, cfg.layers
-    inputs = cfg.patch_width + (4 * PLACE_WAVES if cfg.place_embedding else 0)
+    inputs = cfg.patch_width + (6 * PLACE_WAVES if cfg.place_embedding else 0)
     return MatmulFlops(
         patch_token=2.0 * ((inputs + cfg.patch_width) * d + blocks * (6 * d * d + 2 * d * f)),
         text_token=2.0 * (cfg.text_width * d + d * d + blocks * 2 * d * d),

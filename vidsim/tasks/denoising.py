@@ -313,7 +313,8 @@ class Denoising:
             gone_RS = draw_heads(self.cfg.masks, jax.random.fold_in(key, 3), clip_key_RS, frames_RS)
             batch = drop_heads(batch, gone_RS)
             frames_RS = frames_RS - gone_RS
-            frame_RN = batch["patch_position"][..., 0] - spread(gone_RS, batch["patch_segment"])
+            begin_RN = spread(jnp.minimum(gone_RS, 1), batch["patch_segment"])
+            frame_RN = batch["patch_position"][..., 0] - begin_RN
         mask = draw_masks(self.cfg.masks, jax.random.fold_in(key, 0), clip_key_RS, frames_RS)
         condition_RN = condition_tokens(
             mask,

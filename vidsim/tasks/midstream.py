@@ -21,8 +21,9 @@ _TOKENS = ("patches", "midstream", "patch_segment", "patch_position", "action")
 def drop_heads(batch: Batch, count_RS: jax.Array) -> dict[str, Any]:
     """The batch without the first `count` latent frames of each clip.
 
-    What remains is moved together: segments stay in order, padding at the end. Positions stay
-    those of the whole clip; `grid` counts the frames that remain. A clip must keep at least one.
+    What remains is moved together: segments stay in order, padding at the end. A clip that loses
+    any begins at position 1 in time, as a sampler's window does; `grid` counts the frames that
+    remain. A clip must keep at least one.
     """
     segment_RN, frame_RN = batch["patch_segment"], batch["patch_position"][..., 0]
     keep_RN = (segment_RN > 0) & (frame_RN >= spread(count_RS, segment_RN))
@@ -35,6 +36,8 @@ def drop_heads(batch: Batch, count_RS: jax.Array) -> dict[str, Any]:
         return jnp.where(kept_RN.reshape(*kept_RN.shape, *more), moved, 0)
 
     moved = {name: together(batch[name]) for name in _TOKENS if name in batch}
+    late_RN = spread(jnp.maximum(count_RS - 1, 0), moved["patch_segment"])
+    moved["patch_position"] = moved["patch_position"].at[..., 0].add(-late_RN)
     grid_RS3 = batch["grid"].at[..., 0].add(-count_RS)
     return {**batch, **moved, "grid": grid_RS3}
 
