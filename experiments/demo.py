@@ -2,20 +2,21 @@
 
 Purpose   one small model with every capability: 4x8x8 autoencoder, text encoder and denoiser,
           trained on the shapes world, one object a clip: first on images, most of them close-ups,
-          because there a caption's shape is worth listening to; then from those weights on clips
-          of 12 sizes and 1 to 129 frames; exported in bfloat16
+          because there a caption's shape is worth listening to; from those weights on many clips of
+          few tokens, then with more given frames; then on clips of 12 sizes and 1 to 129 frames;
+          exported in bfloat16
 Command   python experiments/demo.py         makes vidsim/assets/demo; goes on where it stopped
-          python experiments/demo.py --list  prints its commands: for each of the two indices
-                                             index, encode and train (the autoencoder before the
-                                             first), export, eval (vae, prompts, capabilities),
-                                             export
+          python experiments/demo.py --list  prints its commands: three times index, the
+                                             autoencoder's training, three times encode, four
+                                             stages of training, export, eval (vae, prompts,
+                                             capabilities), export
 Hardware  2 CPU cores, 8 GiB; an accelerator where there is one
-Cost      an hour and three quarters on 2 CPU cores
+Cost      two hours and a half on 2 CPU cores
 Target    colour and background 0.95, shape 0.80, direction 0.70 on held-out prompts; what
-          version 3 reaches: experiments/RESULTS.md
-Variants  :vae, :images, :dit (also without a name); :debug-vae, :debug-images, :debug, a few
-          steps; python experiments/demo.py --debug goes the whole road with them, in
-          runs/demo-debug
+          version 4 reaches: experiments/RESULTS.md
+Variants  :vae, :images, :small, :ways, :dit (also without a name); :debug-vae, :debug-images,
+          :debug-small, :debug-ways, :debug, a few steps; python experiments/demo.py --debug goes
+          the whole road with them, in runs/demo-debug
 """
 
 import json
@@ -30,7 +31,7 @@ from vidsim.quickstart import denoiser_run, vae_run
 
 ROOT = Path(__file__).resolve().parents[1]
 VERSION = 4
-STEPS = {"vae": 150, "images": 3500, "small": 1500, "ways": 6000, "dit": 2000, "debug-vae": 3,
+STEPS = {"vae": 150, "images": 3500, "small": 1500, "ways": 6000, "dit": 1200, "debug-vae": 3,
          "debug-images": 2, "debug-small": 2, "debug-ways": 2, "debug": 3}  # fmt: skip
 CLIPS = "world:shapes?split=train&objects=1&anchored=true&size={clips}&seed={seed}&close={close}"
 IMAGES = CLIPS + "&frames=1&sizes=48x48,64x64&size_weights=3,1"
@@ -75,7 +76,8 @@ STAGES = {
     # where a frame is given, the place is known and only the way is asked
     "ways": (*MASKS, "denoising.masks.none=0.4", "denoising.masks.first=0.2",
              "denoising.masks.prefix=0.1", "denoising.masks.suffix=0.1", *FEW_TOKENS),
-    "dit": (*MASKS, "plan.row_text=320", "denoising.times.base_shift=2.0"),
+    "dit": (*MASKS, "plan.row_text=320", "denoising.times.base_shift=3.0",
+            "optim.warmup_steps=50", "optim.decay_share=0.4"),
 }  # fmt: skip
 CACHES = {"images": "latents-images", "small": "latents-small", "ways": "latents-small",
           "dit": "latents"}  # fmt: skip
