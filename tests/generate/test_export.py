@@ -148,12 +148,13 @@ def test_a_card_counts_what_a_run_started_from_too(tmp_path):
         (tmp_path / name / "config.json").write_text('{"task": "denoising"}')
         save_run_records(tmp_path / name, start)
     told = denoiser_training(tmp_path / "video")
-    assert list(told) == ["denoiser's start", "denoiser"]
+    assert list(told) == ["denoiser, stage 1", "denoiser"]
     assert [facts["flops"] for facts in told.values()] == [8e10, 8e10]
     assert list(denoiser_training(tmp_path / "images")) == ["denoiser"]
     save_run_records(tmp_path / "video", "demo")  # an exported model: what its card says
-    *_, (first, facts), _ = denoiser_training(tmp_path / "video").items()
-    assert first == "denoiser's start" and facts["steps"] > 1000
+    *stages, last = denoiser_training(tmp_path / "video").items()
+    assert [name for name, _ in stages] == [f"denoiser, stage {k + 1}" for k in range(len(stages))]
+    assert stages[-1][1]["steps"] > 1000 and last[0] == "denoiser"
     (tmp_path / "images" / "metrics.jsonl").write_text("")
     save_run_records(tmp_path / "video", str(tmp_path / "images"))
     with pytest.raises(BadInput, match="no training steps"):

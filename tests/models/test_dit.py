@@ -13,7 +13,7 @@ from jax.sharding import AxisType
 from vidsim.core.errors import BadInput
 from vidsim.core.patching import token_positions
 from vidsim.core.trees import count, flatten
-from vidsim.models.dit import DiT, with_timed_place
+from vidsim.models.dit import DiT
 from vidsim.models.dit_config import PRESETS, DiTConfig, matmul_flops, preset
 from vidsim.parallel.place import row_sharding
 from vidsim.parallel.rules import Rules, shardings
@@ -382,20 +382,6 @@ def test_without_place_embedding_it_has_no_weight():
     plain = DiT(dataclasses.replace(CFG, place_embedding=False))
     paths = flatten(jax.eval_shape(plain.init, jax.random.key(0)))
     assert not [path for path in paths if "place" in path]
-
-
-def test_weights_without_a_time_in_their_place_are_the_same_function():
-    """Zeros for the time: what they make is what they made, whatever the moment."""
-    params = scattered_params()
-    place = params["inputs"]["place"]
-    old = {
-        "dit": {**params, "inputs": {**params["inputs"], "place": {**place, "w": place["w"][:32]}}}
-    }
-    wider = with_timed_place(old)["dit"]["inputs"]["place"]["w"]
-    np.testing.assert_array_equal(wider[:32], place["w"][:32])
-    assert wider.shape == place["w"].shape and not np.any(wider[32:])
-    now = {"dit": params}
-    assert with_timed_place(now) is now
 
 
 def test_a_token_knows_its_moment_even_in_pure_noise():

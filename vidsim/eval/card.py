@@ -61,7 +61,8 @@ def denoiser_training(ckpt: str | os.PathLike[str]) -> dict[str, Facts]:
     """How a denoiser was trained, and before it those it started from.
 
     ckpt     a work directory, or an exported model, whose own card tells
-    Returns  {"denoiser": facts} for a run from random weights, else also {"denoiser's start": ...}
+    Returns  {"denoiser": facts} for a run from random weights; before it, oldest first, the runs
+             whose weights came to it as "denoiser, stage 1", ...
     Raises   BadInput when one of them keeps no records of its training
     """
     folder = find(ckpt)
@@ -72,7 +73,7 @@ def denoiser_training(ckpt: str | os.PathLike[str]) -> dict[str, Facts]:
         return {name: facts for name, facts in told.items() if name.startswith("denoiser")}
     start = read_config(folder).get("start", "")
     before = denoiser_training(start) if start else {}
-    earlier = {name.replace("denoiser", "denoiser's start", 1): f for name, f in before.items()}
+    earlier = {f"denoiser, stage {k}": facts for k, facts in enumerate(before.values(), 1)}
     return earlier | {"denoiser": training_facts(folder)}
 
 

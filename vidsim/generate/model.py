@@ -30,7 +30,6 @@ from vidsim.data.plan import PlanConfig
 from vidsim.data.tokenizer import Tokenizer
 from vidsim.generate.assets import find
 from vidsim.generate.pack import TokenGrid
-from vidsim.models.dit import with_timed_place
 from vidsim.models.vae import Vae, VaeConfig
 from vidsim.store.checkpoints import CheckpointStore
 from vidsim.store.weights import WEIGHTS, load_model, model_hash
@@ -122,7 +121,7 @@ def _load_exported(name: str, folder: Path, step: int | None, ema: bool) -> Mode
         raise bad(name, f"holds step {saved.extra['step']}", f"step {step} was asked for")
     if not ema:
         raise bad(name, f"holds one set of weights ({saved.extra['weights']})", "no --raw")
-    params = with_timed_place(as_float32(saved.params))
+    params = as_float32(saved.params)
     _check_tree(f"{folder}", params, jax.eval_shape(task.init, jax.random.key(0)))
     facts = {
         "checkpoint": name, "step": saved.extra["step"], "weights": saved.extra["weights"],

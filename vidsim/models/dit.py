@@ -176,19 +176,6 @@ def _place_waves(place_RN3: jax.Array) -> jax.Array:
     return waves.reshape(*place_RN3.shape[:2], 6 * PLACE_WAVES)
 
 
-def with_timed_place(params: dict[str, Any]) -> dict[str, Any]:
-    """Weights of a denoiser (the tree with "dit") from before a place had a time: the same
-    function, with zeros for the time. Others are returned as they are."""
-    place = params["dit"]["inputs"].get("place")
-    if place is None or len(place["w"]) == 6 * PLACE_WAVES:
-        return params
-    wider = {**place, "w": np.pad(place["w"], ((0, 2 * PLACE_WAVES), (0, 0)))}
-    return {
-        **params,
-        "dit": {**params["dit"], "inputs": {**params["dit"]["inputs"], "place": wider}},
-    }
-
-
 class Head(nn.Module):
     """Modulated norm and projection to patches; zero before training."""
 
