@@ -124,7 +124,10 @@ def commands(debug: bool, home: str, asset: str) -> list[tuple[list[str], str]]:
     card = ["--name", f"vidsim demo {VERSION}", "--license", licence(), "--vae-run", f"{home}/vae"]
     for suite in suites(debug):
         card += ["--scores", f"{scores}/{suite}"]
-    encode = ["encode", "--vae", f"{home}/vae", *ENCODE]
+
+    def encode(index: str, out: str, words: str) -> list[str]:
+        return ["encode", "--vae", f"{home}/vae", "--index", index, "--out", out, *ENCODE, words]
+
     before = dict(zip(tuple(CACHES)[1:], CACHES, strict=False))  # stage -> whose weights it takes
 
     def train(stage: str) -> list[str]:
@@ -139,9 +142,9 @@ def commands(debug: bool, home: str, asset: str) -> list[tuple[list[str], str]]:
           for stage, few_tokens in early.items()),
         (["train", f"--config={me}:{kind.format('vae')}", "--workdir", f"{home}/vae",
           f"data.index={clips}"], f"{home}/vae/vae/config.json"),
-        ([*encode, "--index", clips, "--out", f"{home}/latents", "words=256"], ""),
-        *(([*encode, "--index", f"{home}/{stage}.parquet", "--out", f"{home}/latents-{stage}",
-            f"words_from={home}/latents"], "") for stage in early),
+        (encode(clips, f"{home}/latents", "words=256"), ""),
+        *((encode(f"{home}/{stage}.parquet", f"{home}/latents-{stage}",
+                  f"words_from={home}/latents"), "") for stage in early),
         *((train(stage), "") for stage in CACHES),
         ([*export, f"{home}/bare"], f"{home}/bare/config.json"),
         *((["eval", "--ckpt", f"{home}/bare", "--suite", suite, "--out", f"{scores}/{suite}",
