@@ -8,7 +8,7 @@ import pytest
 from vidsim.core.errors import BadInput
 from vidsim.scaling.plan_hlo import Collective, Program
 from vidsim.scaling.plan_roofline import roofline, sent_bytes
-from vidsim.scaling.topology import CHIPS, parse_topology
+from vidsim.scaling.topology import CHIPS, environment, parse_topology
 
 
 @pytest.mark.parametrize(
@@ -79,3 +79,13 @@ def test_bytes_between_slices_go_over_the_network():
     assert sent_bytes(Program((inside, across), 0, 0), two) == (900.0, 100.0)
     one = dataclasses.replace(two, slices=1, shape=(2, 4))
     assert sent_bytes(Program((inside, across), 0, 0), one) == (1000.0, 0.0)
+
+
+def test_flags_for_one_generation_reach_no_other_and_the_users_own_hold():
+    given = {"HOME": "/h", "LIBTPU_INIT_ARGS": "--mine=1"}
+    v5p = environment(parse_topology("v5p:2x2x1"), given)
+    assert v5p["LIBTPU_INIT_ARGS"] == "--mine=1" and v5p["HOME"] == "/h"
+    assert "LIBTPU_INIT_ARGS" not in environment(parse_topology("v6e:2x4"), {})
+    tpu7x = environment(parse_topology("ironwood:2x2x1"), given)["LIBTPU_INIT_ARGS"]
+    assert "offload_all_reduce=false" in tpu7x and tpu7x.endswith(" --mine=1")
+    assert given["LIBTPU_INIT_ARGS"] == "--mine=1"

@@ -10,7 +10,7 @@ import importlib.util
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vidsim.core.errors import bad
@@ -24,6 +24,14 @@ ENVIRONMENT = {
     "TPU_MIN_LOG_LEVEL": "3",
     "TPU_STDERR_LOG_LEVEL": "3",
     "TF_CPP_MIN_LOG_LEVEL": "3",
+}
+# libtpu 0.0.42.1 aborts while it compiles reductions for the sparse cores of tpu7x ahead of time
+# (offload_collective_strategies.cc: inc < core_count()): there they stay on the tensor cores.
+COMPILER_FLAGS = {
+    "tpu7x": " ".join(
+        f"--xla_tpu_enable_sparse_core_collective_offload_{name}=false"
+        for name in ("all_reduce", "reduce_scatter", "all_gather")
+    )
 }
 GB, GIB = 10**9, 2**30
 
@@ -153,6 +161,14 @@ def require_libtpu() -> None:
 def is_prepared() -> bool:
     """Whether this process started with what the TPU compiler needs."""
     return all(os.environ.get(name) == value for name, value in ENVIRONMENT.items())
+
+
+def environment(topology: Topology, given: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a process that compiles for the topology; what is given comes last in the
+    compiler's flags and so holds."""
+    flags = COMPILER_FLAGS.get(topology.chip.name, ""), given.get("LIBTPU_INIT_ARGS", "")
+    text = " ".join(filter(None, flags))
+    return {**given, **ENVIRONMENT, **({"LIBTPU_INIT_ARGS": text} if text else {})}
 
 
 def describe(topology: Topology) -> list[Any]:
