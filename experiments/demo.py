@@ -35,7 +35,7 @@ STEPS = {"vae": 150, "images": 3500, "small": 1500, "ways": 6000, "dit": 1200, "
          "debug-images": 2, "debug-small": 2, "debug-ways": 2, "debug": 3}  # fmt: skip
 CLIPS = "world:shapes?split=train&objects=1&anchored=true&size={clips}&seed={seed}&close={close}"
 IMAGES = CLIPS + "&frames=1&sizes=48x48,64x64&size_weights=3,1"
-SMALL_CLIPS = CLIPS + (  # 45 tokens: what shapes and ways look like is learnt from many clips
+SMALL_CLIPS = CLIPS + (  # 50 tokens: what shapes and ways look like is learnt from many clips
     "&frames=1,5,9&frame_weights=0.3,0.25,0.45&sizes=32x32,48x48,64x64&size_weights=6,2,1"
 )
 WORLD = CLIPS + (
