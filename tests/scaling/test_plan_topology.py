@@ -88,4 +88,6 @@ def test_flags_for_one_generation_reach_no_other_and_the_users_own_hold():
     assert "LIBTPU_INIT_ARGS" not in environment(parse_topology("v6e:2x4"), {})
     tpu7x = environment(parse_topology("ironwood:2x2x1"), given)["LIBTPU_INIT_ARGS"]
     assert "offload_all_reduce=false" in tpu7x and tpu7x.endswith(" --mine=1")
+    whole = environment(parse_topology("tpu7x:2x2x1"), given)
+    assert environment(parse_topology("tpu7x:2x2x1"), whole) == whole
     assert given["LIBTPU_INIT_ARGS"] == "--mine=1"

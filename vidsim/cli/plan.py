@@ -50,14 +50,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Checks what can be checked without a compiler, then plans in a process prepared for it."""
-    from vidsim.scaling.topology import environment, is_prepared, parse_topology, require_libtpu
+    from vidsim.scaling.topology import environment, parse_topology, require_libtpu
 
     topology = parse_topology(args.topology, args.slices)
     require_libtpu()
-    if not is_prepared():
+    wanted = environment(topology, os.environ)
+    if wanted != dict(os.environ):
         code = "import sys; from vidsim.cli.main import main; sys.exit(main(sys.argv[1:]))"
         words = [sys.executable, "-c", code, *words_of(args)]
-        return subprocess.run(words, env=environment(topology, os.environ)).returncode
+        return subprocess.run(words, env=wanted).returncode
     return _plan(args, topology)
 
 

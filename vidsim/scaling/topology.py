@@ -165,9 +165,10 @@ def is_prepared() -> bool:
 
 def environment(topology: Topology, given: Mapping[str, str]) -> dict[str, str]:
     """The environment of a process that compiles for the topology; what is given comes last in the
-    compiler's flags and so holds."""
-    flags = COMPILER_FLAGS.get(topology.chip.name, ""), given.get("LIBTPU_INIT_ARGS", "")
-    text = " ".join(filter(None, flags))
+    compiler's flags and so holds. An environment that has all of it is returned as it is."""
+    flags, text = COMPILER_FLAGS.get(topology.chip.name, ""), given.get("LIBTPU_INIT_ARGS", "")
+    if flags not in text:
+        text = f"{flags} {text}".strip()
     return {**given, **ENVIRONMENT, **({"LIBTPU_INIT_ARGS": text} if text else {})}
 
 
