@@ -32,6 +32,7 @@ from vidsim.parallel.mesh import ParallelConfig, build_mesh
 from vidsim.parallel.place import on_host
 from vidsim.parallel.processes import agree, check_devices, wait_for_all
 from vidsim.parallel.shares import Share, share_of
+from vidsim.store.joined import JoinedCache, open_caches
 from vidsim.store.shards import LatentCache
 from vidsim.store.weights import load_model, save_model
 from vidsim.store.workdir import Workdir, code_facts
@@ -70,10 +71,21 @@ class VaeData:
 
 @dataclasses.dataclass(frozen=True)
 class LatentData:
-    """Latents for the denoiser: a cache to train on, one held out for the fixed-noise loss."""
+    """Latents for the denoiser.
+
+    cache             what to train on
+    validation_cache  held out for the fixed-noise loss
+    more              further caches of the same autoencoder and vocabulary, mixed with the first
+                      piece by piece: images of one source, clips of another
+    """
 
     cache: str
     validation_cache: str | None = None
+    more: tuple[str, ...] = ()
+
+    def open(self) -> LatentCache | JoinedCache:
+        """What to train on, as one. Raises BadInput as `open_caches`."""
+        return open_caches(self.cache, self.more)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +163,7 @@ def train_vae(run: VaeRun, workdir: str | Path, program: Program | None = None) 
     shares = vae_shares(run, program)
     mine = {clips: share.rows for clips, share in shares.items()}
     batches = crop_batches(index, run.data.crops, run.run.seed, mine.__getitem__)
-    folder = Workdir.open(workdir, to_dict(run), {"index": index.hash}, _free())
+    folder = Workdir.open(workdir, to_dict(run), {"index": index.hash}, _free(), _understood)
     try:
         done = train(program, batches, run.run, folder, label="vae", work=crop_work(program.task),
                      share=lambda batch: shares[int(batch["num_clips"])])  # fmt: skip
@@ -230,7 +242,7 @@ def encode_index(
     return LatentCache.open(out, model.hash) if processes == 1 else None
 
 
-def resolve_denoiser(run: DenoiserRun, cache: LatentCache) -> DenoiserRun:
+def resolve_denoiser(run: DenoiserRun, cache: LatentCache | JoinedCache) -> DenoiserRun:
     """Fills in what the cache decides: patch width, latent statistics, the VAE's identity."""
     meta = cache.meta
     latent = LatentConfig(
@@ -261,7 +273,7 @@ def train_denoiser(
 
     prepared  `denoiser_program` of this run at any length, when a probe has compiled it already
     """
-    cache = LatentCache.open(run.data.cache)
+    cache = run.data.open()
     run = resolve_denoiser(run, cache)
     agree({"config": to_dict(run), "cache": cache.hash, "code": code_facts()["vidsim"]})
     program, plan = prepared or denoiser_program(run, cache)
@@ -279,7 +291,7 @@ def train_denoiser(
     def weights() -> Any:
         return given.pop() if given else starting_weights(run)
 
-    folder = Workdir.open(workdir, to_dict(run), {"cache": cache.hash}, _free())
+    folder = Workdir.open(workdir, to_dict(run), {"cache": cache.hash}, _free(), _understood)
     try:
         if jax.process_index() == 0:
             copy_vae(Path(run.data.cache) / VAE_FOLDER, folder.path / VAE_FOLDER, run.vae_hash)
@@ -336,7 +348,7 @@ def _unworded(text: ByteEncoderConfig | None) -> ByteEncoderConfig | None:
     return text and dataclasses.replace(text, words=())
 
 
-def denoiser_program(run: DenoiserRun, cache: LatentCache) -> tuple[Program, Plan]:
+def denoiser_program(run: DenoiserRun, cache: LatentCache | JoinedCache) -> tuple[Program, Plan]:
     """The program and the epoch plan of a resolved run.
 
     Raises BadInput when a clip is longer than attention is told
@@ -365,6 +377,11 @@ def _check_chips(program: Program) -> None:
     """The start-up check, wherever a chip may be broken or out of reach."""
     if jax.process_count() > 1 or program.mesh.devices.flat[0].platform != "cpu":
         check_devices(program.mesh)
+
+
+def _understood(stored: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A work directory's configuration with today's settings, defaults for those it lacks."""
+    return to_dict(build_run(stored))
 
 
 def _free() -> tuple[str, ...]:

@@ -55,6 +55,19 @@ def test_free_keys_may_change_and_are_noted(tmp_path):
     assert read_config(tmp_path)["run"]["log_every"] == 1
 
 
+def test_a_setting_newer_than_the_folder_had_its_default(tmp_path):
+    opened(tmp_path, CONFIG)
+
+    def read(stored):
+        return {"more": []} | stored
+
+    with pytest.raises(BadInput, match="more is .* there"):
+        opened(tmp_path, CONFIG | {"more": ["b"]}, read=read)
+    assert opened(tmp_path, CONFIG | {"more": []}, read=read).resumed
+    with pytest.raises(BadInput, match="run.steps is 10 there"):
+        opened(tmp_path, changed(steps=20) | {"more": []}, read=read)
+
+
 def test_other_data_is_refused(tmp_path):
     opened(tmp_path, CONFIG, {"index": "aa"})
     with pytest.raises(BadInput, match="trained on index aa"):

@@ -18,7 +18,7 @@ from vidsim.eval.result import SavedResult
 from vidsim.eval.score import to_json
 from vidsim.generate.assets import find
 from vidsim.generate.export import Rounded, num_bytes
-from vidsim.store.shards import LatentCache
+from vidsim.store.joined import open_caches
 from vidsim.store.weights import WEIGHTS, load_model
 from vidsim.store.workdir import read_config, read_provenance
 from vidsim.train.events import read_metrics
@@ -86,8 +86,9 @@ def data_facts(config: Mapping[str, Any], hashes: Mapping[str, str]) -> Facts:
         if index.hash == hashes.get("index"):
             facts |= {"source": index.spec.get("spec", index.spec), "clips": len(index),
                       "frames": _counts(index.num_frames)}  # fmt: skip
-    if "cache" in data and Path(data["cache"]).is_dir():
-        cache = LatentCache.open(data["cache"])
+    folders = [data[key] for key in ("cache",) if key in data] + list(data.get("more", ()))
+    if folders and all(Path(folder).is_dir() for folder in folders):
+        cache = open_caches(folders[0], folders[1:])
         if cache.hash == hashes.get("cache"):
             frames, sizes = cache.pieces["num_frames"], cache.size_HW
             facts |= {"pieces": len(frames), "frames": _counts(frames),

@@ -12,7 +12,6 @@ from vidsim.runs import DenoiserRun
 from vidsim.scaling.compute import step_counts
 from vidsim.scaling.families import FAMILIES
 from vidsim.scaling.reference import reference_plan
-from vidsim.store.shards import LatentCache
 from vidsim.train.flops import Counts
 
 EQUAL_CLIPS = 8
@@ -56,7 +55,7 @@ def row_content(run: DenoiserRun, clips: int | None = None) -> RowContent:
     if clips is not None:
         return equal_clips(run.plan, clips)
     if Path(run.data.cache).is_dir():
-        plan = make_plan(LatentCache.open(run.data.cache), run.plan, run.run.seed, run.captions)
+        plan = make_plan(run.data.open(), run.plan, run.run.seed, run.captions)
         return _averaged(run.plan, plan, f"clips of {run.data.cache}")
     for family in FAMILIES.values():
         if family.plan == run.plan:

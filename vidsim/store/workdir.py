@@ -11,7 +11,7 @@ import pathlib
 import platform
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import jax
@@ -38,12 +38,15 @@ class Workdir:
         config: Mapping[str, Any],
         data: Mapping[str, str] | None = None,
         free: Sequence[str] = (),
+        read: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
     ) -> "Workdir":
         """Makes the folder for a run, or re-enters the folder of the same run.
 
         config   the whole configuration of the run (JSON)
         data     name -> hash of what the run reads, e.g. {"index": "9f..."}
         free     dotted keys (or prefixes) of the configuration that may change between starts
+        read     a stored configuration as it is understood now: settings that are newer than the
+                 folder get their defaults
         Raises   BadInput when the folder belongs to another run, naming the first key that differs
         """
         if "://" in str(path):
@@ -52,7 +55,7 @@ class Workdir:
         plain = json.loads(json.dumps(config))
         known = folder / "config.json"
         if known.exists():
-            _check_same(_read(known), plain, f"{folder}", free)
+            _check_same(json.loads(json.dumps(read(_read(known)))), plain, f"{folder}", free)
             _check_data(folder, dict(data or {}))
         else:
             left = [name for name in _OURS if (folder / name).exists()]
