@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from vidsim.cli.main import COMMANDS, build_parser, main, split_settings
+from vidsim.cli.main import COMMANDS, build_parser, main, parse, split_settings
 from vidsim.config import load_experiment
 from vidsim.generate.write import write_media
 from vidsim.runs import build_run
@@ -43,6 +43,19 @@ def test_settings_may_be_written_as_flags():
     assert split_settings(["--config=x.py", "--config.optim.lr=3", "a=1"]) == [
         "--config=x.py", "optim.lr=3", "a=1",
     ]  # fmt: skip
+
+
+def test_settings_may_stand_anywhere_among_the_options(capsys):
+    words = ["encode", "a=1", "--vae", "v", "b.c=2", "--index", "i.parquet", "--out", "o", "d=x=3"]
+    args = parse(words)
+    assert args.settings == ["a=1", "b.c=2", "d=x=3"]
+    assert (args.vae, args.index, args.out) == ("v", "i.parquet", "o")
+    for wrong in ("--wokers=3", "loose", "=3"):
+        with pytest.raises(SystemExit) as end:
+            parse([*words, wrong])
+        assert end.value.code == 2 and f"arguments: {wrong}" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parse(["sample", "--ckpt", "demo", "--prompt", "a", "--out", "x.png", "a=1"])
 
 
 @pytest.mark.parametrize(

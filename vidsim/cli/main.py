@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if first is not None and first not in COMMANDS:
         print(f"vidsim: unknown command {first!r}; {nearest(first, COMMANDS)}", file=sys.stderr)
         return 2
-    args = build_parser(words).parse_args(words)
+    args = parse(words)
     try:
         return int(args.run(args) or 0)
     except RunEnded as end:
@@ -77,6 +77,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"vidsim {args.command}: interrupted", file=sys.stderr)
         return 130
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """The options of a command line. Settings a.b=value may stand anywhere among them, where
+    argparse by itself takes only the first of several groups."""
+    parser = build_parser(words)
+    args, left = parser.parse_known_args(words)
+    settings = getattr(args, "settings", None)
+    strange = [w for w in left if settings is None or not re.match(r"[A-Za-z_][\w.]*=", w)]
+    if strange:
+        parser.error(f"unrecognized arguments: {' '.join(strange)}")
+    if left:
+        args.settings = [*settings, *left]  # type: ignore[misc]
+    return args
 
 
 def split_settings(words: list[str]) -> list[str]:
