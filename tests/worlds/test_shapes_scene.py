@@ -322,3 +322,26 @@ def test_frames_under_48_pixels_are_close_ups_or_refused():
         given = {"objects": 1, "close": 0.2, "frames": (1,)} | options if options else {}
         with pytest.raises(BadInput, match="frame size 32x32; multiples of 16, at least 48"):
             base.make("shapes", sizes=small, **given)
+
+
+@pytest.mark.parametrize("speed", ["slow", "fast"])
+def test_a_world_of_one_speed_moves_in_every_video_and_only_there(speed):
+    options = {"seed": 6, "size": 300, "objects": 1, "frames": (1, 9), "speed": speed}
+    world = base.make("shapes", sizes=((32, 32), (64, 64)), close=0.5, **options)
+    found = collections.Counter()
+    for i in range(300):
+        info = world.info(i)
+        (thing,) = info.truth["objects"]
+        found[info.num_frames, thing["size"] == v.CLOSE, thing["speed"]] += 1
+        if info.num_frames > 1 and not thing["bounce"]:
+            path_T2 = scene.positions(thing, info.num_frames)
+            sides = np.hypot(*(path_T2[-1] - path_T2[0])) / 8 * info.fps
+            low, high = v.SPEEDS[speed]
+            assert low - 1e-6 <= sides / min(info.height, info.width) <= high + 1e-6
+            if thing["size"] == v.CLOSE:
+                assert thing["half_extent"] >= v.CLOSE_EXTENT[0] * min(info.height, info.width)
+    assert {(n, s) for n, _, s in found} == {(1, None), (9, speed)}
+    assert all(found[9, close, speed] > 20 for close in (True, False))
+    assert f"speed={speed}" in world.spec and base.from_spec(world.spec) == world
+    with pytest.raises(BadInput, match="speed 'quick'"):
+        base.make("shapes", speed="quick")

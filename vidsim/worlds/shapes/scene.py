@@ -69,7 +69,7 @@ def draw_scene(
     looks = _looks(rng, count, background["pattern"], split, fixed)
     frame = (height, width, num_frames, fps)
     if close:
-        objects, relation = [_close_up(rng, frame, looks[0])], None
+        objects, relation = [_close_up(rng, frame, looks[0], fixed)], None
     else:
         objects, relation = _place(rng, frame, looks, fixed)
     return {
@@ -189,13 +189,18 @@ def _arrange(
     return objects, everything
 
 
-def _close_up(rng: random.Random, frame: Frame, look: tuple[str, str]) -> dict[str, Any]:
-    """One large object, whole in view all the time; in a clip it moves or is still."""
+def _close_up(
+    rng: random.Random, frame: Frame, look: tuple[str, str], fixed: Mapping[str, str]
+) -> dict[str, Any]:
+    """One large object, whole in view all the time; in a clip it moves or is still, or moves at the
+    pinned speed."""
     height, width, num_frames, fps = frame
+    pins = {"speed": fixed["speed"]} if "speed" in fixed else {}
+    tries = 64 if pins else 8  # a pinned speed leaves no standing still at last
     colour, shape = look
     low, high = (share * min(height, width) for share in v.CLOSE_EXTENT)
-    for attempt in range(8):
-        direction, speed, path = _drawn_motion(rng, num_frames, {}, attempt == 7)
+    for attempt in range(tries):
+        direction, speed, path = _drawn_motion(rng, num_frames, pins, attempt == 7)
         length = path * min(height, width) / fps * (num_frames - 1)
         step_y, step_x = v.DIRECTIONS.get(direction or "", (0.0, 0.0))
         dy, dx = length * step_y, length * step_x

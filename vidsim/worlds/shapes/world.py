@@ -43,6 +43,9 @@ class ShapesWorld:
     close         share of the images and clips of up to 9 frames of one object that show it close
                   up, called huge, for training: the parser reads one of its own sizes. With it
                   frames may be as small as 32 pixels; under 48 all are close-ups
+    speed         "slow" or "fast": the first object of every video moves so, none stands still.
+                  Clips of fast ones alone teach what a direction means much sooner, because there
+                  the direction is most of what is left to tell
     """
 
     name: ClassVar[str] = "shapes"
@@ -59,6 +62,7 @@ class ShapesWorld:
     frame_weights: tuple[float, ...] | None = None
     anchored: bool = False
     close: float = 0.0
+    speed: str = ""
 
     def __post_init__(self) -> None:
         if self.split not in base.SPLITS:
@@ -70,6 +74,8 @@ class ShapesWorld:
         check_count(self.max_objects if self.objects is None else self.objects)
         if not 0.0 <= self.close <= 1.0:
             raise bad("shapes", f"close {self.close}", "a share from 0 to 1")
+        if self.speed and self.speed not in v.SPEEDS:
+            raise bad("shapes", f"speed {self.speed!r}", nearest(self.speed, v.SPEEDS))
         sizes, frames = v.MIXES[self.mix]
         chosen_sizes = _chosen("sizes", self.sizes, "size_weights", self.size_weights, sizes)
         chosen_frames = _chosen("frames", self.frames, "frame_weights", self.frame_weights, frames)
@@ -100,7 +106,8 @@ class ShapesWorld:
         count = self.objects or 1 + int(rng.random() * self.max_objects)
         near = self.close > 0 and count == 1 and num_frames <= v.CLOSE_FRAMES
         near = near and (min(height, width) < SHORT or rng.random() < self.close)
-        return self._info(rng, height, width, num_frames, count, {}, near)
+        fixed = {"speed": self.speed} if self.speed else {}
+        return self._info(rng, height, width, num_frames, count, fixed, near)
 
     def clip(self, i: int) -> base.Clip:
         """Clip i, drawn."""
