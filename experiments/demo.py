@@ -31,13 +31,16 @@ from vidsim.quickstart import denoiser_run, vae_run
 
 ROOT = Path(__file__).resolve().parents[1]
 VERSION = 4
-STEPS = {"vae": 150, "images": 3500, "small": 1500, "ways": 6000, "dit": 1200, "debug-vae": 3,
-         "debug-images": 2, "debug-small": 2, "debug-ways": 2, "debug": 3}  # fmt: skip
+STEPS = {"vae": 150, "images": 3500, "small": 1500, "ways": 6000, "motion": 500, "mixed": 750,
+         "prompted": 800, "dit": 4700, "debug-vae": 3, "debug-images": 2, "debug-small": 2,
+         "debug-ways": 2, "debug-motion": 2, "debug-mixed": 2, "debug-prompted": 2,
+         "debug": 3}  # fmt: skip
 CLIPS = "world:shapes?split=train&objects=1&anchored=true&size={clips}&seed={seed}&close={close}"
 IMAGES = CLIPS + "&frames=1&sizes=48x48,64x64&size_weights=3,1"
 SMALL_CLIPS = CLIPS + (  # 50 tokens: what shapes and ways look like is learnt from many clips
     "&frames=1,5,9&frame_weights=0.3,0.25,0.45&sizes=32x32,48x48,64x64&size_weights=6,2,1"
 )
+MOTION = CLIPS + "&frames=9&sizes=32x32,48x48,64x64&size_weights=4,2,1&speed=fast"
 WORLD = CLIPS + (
     "&frames=1,5,9,17,33,65,129&frame_weights={weights}"
     "&sizes=48x48,48x80,80x48,48x96,64x64,64x96,96x64,64x112,112x64,96x96,96x144,128x128"
@@ -60,27 +63,42 @@ MODEL = (
     "plan.rows_per_step=2", "plan.group_rows=2", "run.save_every=500",
     "run.eval_every=2000", "run.log_every=20",
 )  # fmt: skip
-MASKS = (
-    "denoising.masks.none=0.7", "denoising.masks.first=0.06", "denoising.masks.prefix=0.06",
-    "denoising.masks.suffix=0.05", "denoising.masks.first_last=0.04",
-    "denoising.masks.random=0.04", "denoising.masks.join=0.05", "denoising.masks.headless=0.05",
-)  # fmt: skip
-FEW_TOKENS = ("plan.row_text=640", "plan.row_segments=64", "denoising.times.base_shift=2.0",
-              "optim.schedule=constant")  # fmt: skip
+KINDS = ("none", "first", "prefix", "suffix", "first_last", "random", "join", "headless")
+
+
+def masks(*weights: float) -> tuple[str, ...]:
+    """Settings of the masks, one weight for each of KINDS."""
+    return tuple(f"denoising.masks.{k}={w}" for k, w in zip(KINDS, weights, strict=True))
+
+
+def few_tokens(shift: float, *more: str) -> tuple[str, ...]:
+    """Settings of rows of many short clips, at a constant rate; noise times moved by `shift`."""
+    return ("plan.row_text=640", "plan.row_segments=64", f"denoising.times.base_shift={shift}",
+            "optim.schedule=constant", *more)  # fmt: skip
+
+
+SOON = "optim.warmup_steps=50"
 STAGES = {
-    "images": ("denoising.masks.none=1.0", "denoising.masks.first=0.0",
-               "denoising.masks.prefix=0.0", "denoising.masks.suffix=0.0",
-               "denoising.masks.first_last=0.0", "denoising.masks.random=0.0",
-               "plan.row_text=320", "optim.schedule=constant"),
-    "small": (*MASKS, *FEW_TOKENS),
+    "images": (*masks(1, 0, 0, 0, 0, 0, 0, 0), "plan.row_text=320", "optim.schedule=constant"),
+    "small": (*masks(0.7, 0.06, 0.06, 0.05, 0.04, 0.04, 0.05, 0.05), *few_tokens(2.0)),
     # where a frame is given, the place is known and only the way is asked
-    "ways": (*MASKS, "denoising.masks.none=0.4", "denoising.masks.first=0.2",
-             "denoising.masks.prefix=0.1", "denoising.masks.suffix=0.1", *FEW_TOKENS),
-    "dit": (*MASKS, "plan.row_text=320", "denoising.times.base_shift=3.0",
-            "optim.warmup_steps=50", "optim.decay_share=0.4"),
+    "ways": (*masks(0.4, 0.2, 0.1, 0.1, 0.04, 0.04, 0.05, 0.05), *few_tokens(2.0)),
+    # here the direction is all that is asked: it is found in minutes
+    "motion": (*masks(0, 1, 0, 0, 0, 0, 0, 0), *few_tokens(6.0, SOON)),
+    "mixed": (*masks(0.4, 0.2, 0.1, 0.1, 0.04, 0.04, 0.05, 0.05), *few_tokens(4.0, SOON)),
+    "prompted": (*masks(0.75, 0.1, 0.05, 0.05, 0.02, 0.02, 0.01, 0.0), *few_tokens(3.5, SOON)),
+    "dit": (*masks(0.5, 0.15, 0.1, 0.08, 0.04, 0.04, 0.06, 0.05), SOON, "plan.row_text=448",
+            "plan.row_segments=64", "denoising.times.base_shift=3.0", "optim.decay_share=1.0"),
 }  # fmt: skip
-CACHES = {"images": "latents-images", "small": "latents-small", "ways": "latents-small",
-          "dit": "latents"}  # fmt: skip
+CACHES = {
+    "images": ("latents-images",),
+    "small": ("latents-small",),
+    "ways": ("latents-small",),
+    "motion": ("latents-motion",),
+    "mixed": ("latents-motion", "latents-small"),
+    "prompted": ("latents-motion",),
+    "dit": ("latents", "latents-small", "latents-motion"),
+}  # what each stage trains on; it starts from the weights of the one before
 SMALL = (
     "denoising.dit.width=32", "denoising.dit.heads=2", "denoising.dit.mlp_width=64",
     "denoising.dit.layers=1", "denoising.dit.loop=scan", "denoising.text.layers=1",
@@ -88,13 +106,16 @@ SMALL = (
     "run.log_every=1", "run.save_every=3",
 )  # fmt: skip
 TINY = {
-    "debug-vae": ("autoencoding.vae.base_dim=16", "data.statistics_clips=8",
-                  "data.crops.batch_size=2", "data.crops.image_batch_size=4", "run.log_every=1"),
-    "debug-images": SMALL,
-    "debug-small": SMALL,
-    "debug-ways": SMALL,
+    "debug-vae": (
+        "autoencoding.vae.base_dim=16",
+        "data.statistics_clips=8",
+        "data.crops.batch_size=2",
+        "data.crops.image_batch_size=4",
+        "run.log_every=1",
+    ),
+    **{f"debug-{stage}": SMALL for stage in STAGES if stage != "dit"},
     "debug": SMALL,
-}  # fmt: skip
+}
 
 
 def get_config(variant: str = "") -> dict:
@@ -106,7 +127,7 @@ def get_config(variant: str = "") -> dict:
         run, more = to_dict(vae_run("runs/demo/train.parquet", STEPS[name])), AUTOENCODER
     else:
         stage = name.removeprefix("debug-") if name != "debug" else "dit"
-        run = to_dict(denoiser_run(f"runs/demo/{CACHES[stage]}", None, STEPS[name]))
+        run = to_dict(denoiser_run(f"runs/demo/{CACHES[stage][0]}", None, STEPS[name]))
         more = (*MODEL, *STAGES[stage])
     return override(run, (*more, *TINY.get(name, ())))
 
@@ -119,7 +140,8 @@ def commands(debug: bool, home: str, asset: str) -> list[tuple[list[str], str]]:
     world = WORLD.format(clips=few or 16_000, seed=0, close=0.3,
                          weights=DEBUG_WEIGHTS if debug else WEIGHTS)  # fmt: skip
     early = {"images": IMAGES.format(clips=few or 24_000, seed=1, close=0.7),
-             "small": SMALL_CLIPS.format(clips=few or 24_000, seed=2, close=0.5)}  # fmt: skip
+             "small": SMALL_CLIPS.format(clips=few or 24_000, seed=2, close=0.5),
+             "motion": MOTION.format(clips=few or 12_000, seed=3, close=0.5)}  # fmt: skip
     export = ["export", "--ckpt", f"{home}/dit", "--max-mb", "10", "--out"]
     card = ["--name", f"vidsim demo {VERSION}", "--license", licence(), "--vae-run", f"{home}/vae"]
     for suite in suites(debug):
@@ -133,8 +155,10 @@ def commands(debug: bool, home: str, asset: str) -> list[tuple[list[str], str]]:
     def train(stage: str) -> list[str]:
         name = "debug" if debug and stage == "dit" else kind.format(stage)
         start = [f"start={home}/{before[stage]}"] if stage in before else []
+        first, *others = (f"{home}/{cache}" for cache in CACHES[stage])
+        more = [f"data.more={tuple(others)}"] if others else []
         return ["train", f"--config={me}:{name}", "--workdir", f"{home}/{stage}",
-                f"data.cache={home}/{CACHES[stage]}", *start]  # fmt: skip
+                f"data.cache={first}", *more, *start]  # fmt: skip
 
     return [
         (["index", world, "--out", clips], clips),
