@@ -3,20 +3,20 @@
 Purpose   one small model with every capability: 4x8x8 autoencoder, text encoder and denoiser,
           trained on the shapes world, one object a clip: first on images, most of them close-ups,
           because there a caption's shape is worth listening to; from those weights on many clips of
-          few tokens, then with more given frames; then on clips of 12 sizes and 1 to 129 frames;
-          exported in bfloat16
+          few tokens; then on fast clips with their first frame given, because there the direction
+          is all that is left to tell, and on these from their prompts; last on everything, clips
+          of 12 sizes and 1 to 129 frames among it; exported in bfloat16
 Command   python experiments/demo.py         makes vidsim/assets/demo; goes on where it stopped
-          python experiments/demo.py --list  prints its commands: three times index, the
-                                             autoencoder's training, three times encode, four
-                                             stages of training, export, eval (vae, prompts,
-                                             capabilities), export
+          python experiments/demo.py --list  prints its commands: index, the autoencoder's
+                                             training, encode, seven stages of training, export,
+                                             eval (vae, prompts, capabilities), export
 Hardware  2 CPU cores, 8 GiB; an accelerator where there is one
-Cost      two hours and a half on 2 CPU cores
+Cost      about four hours on 2 CPU cores
 Target    colour and background 0.95, shape 0.80, direction 0.70 on held-out prompts; what
-          version 4 reaches: experiments/RESULTS.md
-Variants  :vae, :images, :small, :ways, :dit (also without a name); :debug-vae, :debug-images,
-          :debug-small, :debug-ways, :debug, a few steps; python experiments/demo.py --debug goes
-          the whole road with them, in runs/demo-debug
+          version 5 reaches: experiments/RESULTS.md
+Variants  :vae and the stages of CACHES, with :dit also without a name; each with debug- before it,
+          a few steps; python experiments/demo.py --debug goes the whole road with them, in
+          runs/demo-debug
 """
 
 import json
@@ -31,8 +31,8 @@ from vidsim.quickstart import denoiser_run, vae_run
 
 ROOT = Path(__file__).resolve().parents[1]
 VERSION = 4
-STEPS = {"vae": 150, "images": 3500, "small": 1500, "ways": 6000, "motion": 500, "mixed": 750,
-         "prompted": 800, "dit": 4700, "debug-vae": 3, "debug-images": 2, "debug-small": 2,
+STEPS = {"vae": 150, "images": 3500, "small": 1500, "ways": 7500, "motion": 500, "mixed": 750,
+         "prompted": 1550, "dit": 4800, "debug-vae": 3, "debug-images": 2, "debug-small": 2,
          "debug-ways": 2, "debug-motion": 2, "debug-mixed": 2, "debug-prompted": 2,
          "debug": 3}  # fmt: skip
 CLIPS = "world:shapes?split=train&objects=1&anchored=true&size={clips}&seed={seed}&close={close}"
@@ -41,6 +41,7 @@ SMALL_CLIPS = CLIPS + (  # 50 tokens: what shapes and ways look like is learnt f
     "&frames=1,5,9&frame_weights=0.3,0.25,0.45&sizes=32x32,48x48,64x64&size_weights=6,2,1"
 )
 MOTION = CLIPS + "&frames=9&sizes=32x32,48x48,64x64&size_weights=4,2,1&speed=fast"
+LONG = CLIPS + "&frames=9,17&frame_weights=1,3&sizes=48x48,64x64&size_weights=1,1"
 WORLD = CLIPS + (
     "&frames=1,5,9,17,33,65,129&frame_weights={weights}"
     "&sizes=48x48,48x80,80x48,48x96,64x64,64x96,96x64,64x112,112x64,96x96,96x144,128x128"
@@ -97,7 +98,7 @@ CACHES = {
     "motion": ("latents-motion",),
     "mixed": ("latents-motion", "latents-small"),
     "prompted": ("latents-motion",),
-    "dit": ("latents", "latents-small", "latents-motion"),
+    "dit": ("latents", "latents-small", "latents-motion", "latents-long"),
 }  # what each stage trains on; it starts from the weights of the one before
 SMALL = (
     "denoising.dit.width=32", "denoising.dit.heads=2", "denoising.dit.mlp_width=64",
@@ -139,9 +140,10 @@ def commands(debug: bool, home: str, asset: str) -> list[tuple[list[str], str]]:
     few = DEBUG_CLIPS if debug else 0
     world = WORLD.format(clips=few or 16_000, seed=0, close=0.3,
                          weights=DEBUG_WEIGHTS if debug else WEIGHTS)  # fmt: skip
-    early = {"images": IMAGES.format(clips=few or 24_000, seed=1, close=0.7),
+    others = {"images": IMAGES.format(clips=few or 24_000, seed=1, close=0.7),
              "small": SMALL_CLIPS.format(clips=few or 24_000, seed=2, close=0.5),
-             "motion": MOTION.format(clips=few or 12_000, seed=3, close=0.5)}  # fmt: skip
+             "motion": MOTION.format(clips=few or 12_000, seed=3, close=0.5),
+             "long": LONG.format(clips=few or 6_000, seed=4, close=0.0)}  # fmt: skip
     export = ["export", "--ckpt", f"{home}/dit", "--max-mb", "10", "--out"]
     card = ["--name", f"vidsim demo {VERSION}", "--license", licence(), "--vae-run", f"{home}/vae"]
     for suite in suites(debug):
@@ -162,13 +164,13 @@ def commands(debug: bool, home: str, asset: str) -> list[tuple[list[str], str]]:
 
     return [
         (["index", world, "--out", clips], clips),
-        *((["index", few_tokens, "--out", f"{home}/{stage}.parquet"], f"{home}/{stage}.parquet")
-          for stage, few_tokens in early.items()),
+        *((["index", spec, "--out", f"{home}/{name}.parquet"], f"{home}/{name}.parquet")
+          for name, spec in others.items()),
         (["train", f"--config={me}:{kind.format('vae')}", "--workdir", f"{home}/vae",
           f"data.index={clips}"], f"{home}/vae/vae/config.json"),
         (encode(clips, f"{home}/latents", "words=256"), ""),
-        *((encode(f"{home}/{stage}.parquet", f"{home}/latents-{stage}",
-                  f"words_from={home}/latents"), "") for stage in early),
+        *((encode(f"{home}/{name}.parquet", f"{home}/latents-{name}",
+                  f"words_from={home}/latents"), "") for name in others),
         *((train(stage), "") for stage in CACHES),
         ([*export, f"{home}/bare"], f"{home}/bare/config.json"),
         *((["eval", "--ckpt", f"{home}/bare", "--suite", suite, "--out", f"{scores}/{suite}",
