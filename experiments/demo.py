@@ -32,9 +32,9 @@ from vidsim.quickstart import denoiser_run, vae_run
 ROOT = Path(__file__).resolve().parents[1]
 VERSION = 4
 STEPS = {"vae": 150, "images": 3500, "small": 1500, "ways": 7500, "motion": 500, "mixed": 750,
-         "prompted": 1550, "dit": 4800, "debug-vae": 3, "debug-images": 2, "debug-small": 2,
-         "debug-ways": 2, "debug-motion": 2, "debug-mixed": 2, "debug-prompted": 2,
-         "debug": 3}  # fmt: skip
+         "prompted": 1550, "dit": 4800}  # fmt: skip
+STEPS |= {f"debug-{stage}": 2 for stage in STEPS if stage not in ("vae", "dit")}
+STEPS |= {"debug-vae": 3, "debug": 3}
 CLIPS = "world:shapes?split=train&objects=1&anchored=true&size={clips}&seed={seed}&close={close}"
 IMAGES = CLIPS + "&frames=1&sizes=48x48,64x64&size_weights=3,1"
 SMALL_CLIPS = CLIPS + (  # 50 tokens: what shapes and ways look like is learnt from many clips
