@@ -17,6 +17,7 @@ from vidsim.eval.suites import loss, prompts, retrieval, vae
 from vidsim.generate.pack import Request
 from vidsim.generate.sample import SamplerConfig, Video
 from vidsim.generate.write import write_media
+from vidsim.models.codec import encode_clips
 from vidsim.worlds.base import from_spec
 
 SIZES = "sizes=48x48,48x80,80x48&frames=1,5,9"
@@ -230,6 +231,24 @@ def test_a_word_that_no_caption_has_is_refused_before_anything_is_encoded(
     world = "shapes?split=heldout&sizes=48x48&frames=1"  # images state no direction
     with pytest.raises(BadInput, match=said):
         loss.run(model, loss.LossSuite(clips=3, world=world, wrong=(attribute,)))
+
+
+def test_given_frames_lower_the_baselines_to_the_frames_that_are_left(model):
+    world = "shapes?split=heldout&objects=1&sizes=48x48&frames=9"
+    rows = {}
+    for given in (0, 1):
+        suite = loss.LossSuite(clips=4, world=world, times=(0.5,), given=given, channel_weight=1.0)
+        rows[given] = by_metric(loss.run(model, suite))["loss/velocity"]
+    latents = [encode_clips(model.vae.vae, model.vae.params, [clip.video_THWC])[0]
+               for clip in loss._clips(model, suite)]  # fmt: skip
+    cfg = model.task.cfg.latent
+    weight = np.square(np.broadcast_to(np.asarray(cfg.gain), latents[0].shape[-1:]))
+    for given, row in rows.items():
+        x = [(z[given:] - np.asarray(cfg.mean)) / np.asarray(cfg.std) for z in latents]
+        want = np.mean([np.mean(v**2 * weight / weight.mean()) for v in x]) / 0.5**2
+        assert row.baselines["mean latent"] == pytest.approx(want, rel=1e-3)
+    with pytest.raises(BadInput, match="given 9 of clip"):
+        loss.run(model, loss.LossSuite(clips=2, world=world, given=9))
 
 
 def test_wrong_words_of_files_are_refused(user_index):

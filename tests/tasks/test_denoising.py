@@ -235,6 +235,27 @@ def test_validation_is_the_loss_at_fixed_times_with_fixed_noise():
         assert (made[r, len(row) :] == 0.0).all()
 
 
+def test_validation_with_given_frames_counts_the_others_alone():
+    task = fake_task()
+    batch = pack_all(CLIPS, LAYOUT, P)
+    made = np.asarray(task.validation(PARAMS, batch, times=jnp.array([0.3]), seed=7, given=1))
+    key = stream(7, "denoise/validation")
+    for r, row in enumerate(LAYOUT):
+        for s, place in enumerate(row):
+            clip = CLIPS[place]
+            eps = np.asarray(_clip_noise(key, np.uint32(clip.key)))[: clip.tokens]
+            x = clip.patches(P)
+            ids = np.array([1, *(b + 2 for b in clip.caption.encode())])
+            text = np.mean([ids / 100.0, np.arange(len(ids)) / 10.0])
+            predicted = 0.5 * (0.7 * x + 0.3 * eps) + text
+            noisy = slice(int(np.prod(clip.grid[1:])), None)
+            if clip.grid[0] == 1:
+                assert made[r, s, 0] == 0.0, "nothing is left"
+                continue
+            want = np.mean((predicted - x)[noisy] ** 2) / 0.3**2
+            np.testing.assert_allclose(made[r, s, 0], want, rtol=1e-4)
+
+
 def test_guidance_scale_one_is_the_conditional_model_and_others_combine_two_calls():
     task = fake_task()
     batch = pack_all(CLIPS, LAYOUT, P)

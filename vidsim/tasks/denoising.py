@@ -160,23 +160,33 @@ class Denoising:
         }
 
     def validation(
-        self, params: Params, batch: Batch, *, times: jax.Array, seed: int | jax.Array
+        self,
+        params: Params,
+        batch: Batch,
+        *,
+        times: jax.Array,
+        seed: int | jax.Array,
+        given: int = 0,
+        channel_weight: float = 0.0,
     ) -> jax.Array:
-        """Loss of each clip at fixed times with fixed noise: captions kept, nothing given.
+        """Loss of each clip at fixed times with fixed noise: captions kept.
 
-        times    f32[bands]
-        seed     of the noise, which is the same for every time and every call
-        Returns  f32[R,S,bands] mean over the clip's tokens of the velocity-weighted error; 0 for an
-                 empty slot
+        times           f32[bands]
+        seed            of the noise, which is the same for every time and every call
+        given           latent frames at the start of each clip that are given clean
+        channel_weight  as in the configuration; 0 weighs all channels alike
+        Returns  f32[R,S,bands] mean over the clip's noisy tokens of the velocity-weighted error; 0
+                 for an empty slot
         """
         text = self.encode_text(params, batch, jnp.zeros(batch["clip_key"].shape, bool))
         key = stream(seed, "denoise/validation")
-        nothing_RN = jnp.zeros(batch["patch_segment"].shape, bool)
+        given_RN = (batch["patch_position"][..., 0] < given) & (batch["patch_segment"] > 0)
         clean_RS = jnp.zeros(batch["clip_key"].shape, jnp.float32)
+        weight_P = channel_weights(self.cfg.latent, batch["patches"].shape[-1], channel_weight)
 
         def one(t: jax.Array) -> jax.Array:
             t_RS = jnp.where(batch["clip_key"] > 0, t, 0.0)
-            clips = self._clip_losses(params, batch, text, t_RS, key, nothing_RN, clean_RS)
+            clips = self._clip_losses(params, batch, text, t_RS, key, given_RN, clean_RS, weight_P)
             return clips.mean_RS
 
         return jnp.moveaxis(jax.lax.map(one, jnp.asarray(times, jnp.float32)), 0, -1)

@@ -20,7 +20,7 @@ from vidsim.eval.stats import clip_bootstrap
 from vidsim.generate.model import Model
 from vidsim.generate.pack import Request, build_batch, pack_rows
 from vidsim.models.codec import encode_clips
-from vidsim.models.latents import normalise
+from vidsim.models.latents import channel_weights, normalise
 from vidsim.tasks.base import Batch, Params
 from vidsim.tasks.denoising import Denoising
 from vidsim.worlds.base import from_spec
@@ -39,6 +39,9 @@ class LossSuite:
     wrong     attributes of a world's captions whose word is replaced by another: how much that
               adds to the loss shows whether the model listens to the word at all, long before its
               clips do
+    given     latent frames at the start of each clip that are given clean: with the first given,
+              place and looks are known, and what is left to tell is where things go
+    channel_weight  exponent of the channels' gains: 1 weighs them as they show in pixels
     max_rows  rows of a batch
     seed      of the noise and of the bootstrap; noise is the same for every model and time
     """
@@ -48,6 +51,8 @@ class LossSuite:
     index: str = ""
     times: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
     wrong: tuple[str, ...] = ()
+    given: int = 0
+    channel_weight: float = 0.0
     max_rows: int = 8
     seed: int = 0
 
@@ -56,6 +61,9 @@ class LossSuite:
             raise bad("suite loss", f"{self.clips} clips, {self.max_rows} rows", "at least 1")
         if not self.times or not all(0 < t <= 1 for t in self.times):
             raise bad("suite loss", f"times {self.times}", "above 0, at most 1")
+        if self.given < 0 or not 0.0 <= self.channel_weight <= 1.0:
+            what = f"given {self.given}, channel_weight {self.channel_weight}"
+            raise bad("suite loss", what, "0 frames or more; an exponent from 0 to 1")
         if self.wrong and self.index:
             raise bad("suite loss", f"wrong {self.wrong} with an index", "attributes of a world")
 
@@ -63,6 +71,7 @@ class LossSuite:
 def run(model: Model, suite: LossSuite, progress: Progress | None = None) -> SuiteResult:
     """Encodes the clips, packs them and averages the velocity-weighted error of each clip."""
     clips = _clips(model, suite)
+    _check_given(model, suite, clips)
     told = {name: reworded_captions(suite, clips, name) for name in suite.wrong}  # refused early
     latents = encode_clips(
         model.vae.vae, model.vae.params, [clip.video_THWC for clip in clips],
@@ -76,7 +85,13 @@ def run(model: Model, suite: LossSuite, progress: Progress | None = None) -> Sui
         "loss",
         "Validation loss",
         f"{len(clips)} clips of {suite.index or suite.world}: squared error of the velocity, mean "
-        "over a clip's numbers, at fixed times with fixed noise. Beside it the cost of two answers "
+        "over a clip's numbers, at fixed times with fixed noise"
+        + (f", the first {suite.given} latent frames given" * bool(suite.given))
+        + (
+            f", channels weighted by gain ^ {2 * suite.channel_weight:g}"
+            * bool(suite.channel_weight)
+        )
+        + ". Beside it the cost of two answers "
         "without a network: the mean latent, and the best guess for Gaussian latents."
         + (" wrong_…: what another word for that attribute adds." if told else ""),
         tuple(scores),
@@ -102,18 +117,9 @@ def clip_losses(
 ) -> tuple[np.ndarray, np.ndarray]:
     """float64[n, times] loss of each clip; float64[n] mean square of its normalised latents."""
     cfg, patch = model.task.cfg, model.task.cfg.latent.patch
-    requests = [
-        Request(
-            clip.captions[0],
-            clip.video_THWC.shape[1],
-            clip.video_THWC.shape[2],
-            len(clip.video_THWC),
-            clip.fps,
-            i,
-        )
-        for i, clip in enumerate(clips)
-    ]
+    requests = _requests(clips)
     grids = [model.grid.grid(request) for request in requests]
+    weight_P = np.asarray(channel_weights(cfg.latent, model.patch_width, suite.channel_weight))
     text = [model.tokenizer(model.limits.text).encode(request.prompt) for request in requests]
     rows = pack_rows([int(np.prod(g)) for g in grids], [len(t) for t in text], model.limits)
     times = jnp.asarray(suite.times)
@@ -128,8 +134,13 @@ def clip_losses(
             joined = np.concatenate(patches)
             batch["patches"][r, : len(joined)] = joined
             for i, own in zip(row, patches, strict=True):
-                power[i] = float(jnp.square(normalise(cfg.latent, jnp.asarray(own))).mean())
-        found_RSK = np.asarray(_validate(model.task, model.params, batch, times, suite.seed))
+                noisy = own[suite.given * len(own) // grids[i][0] :]
+                x = np.asarray(normalise(cfg.latent, jnp.asarray(noisy)))
+                power[i] = (np.square(x) * weight_P).mean()
+        found_RSK = np.asarray(
+            _validate(model.task, model.params, batch, times, suite.seed, suite.given,
+                      suite.channel_weight)
+        )  # fmt: skip
         for r, row in enumerate(part):
             for s, i in enumerate(row):
                 losses[i] = found_RSK[r, s]
@@ -138,12 +149,20 @@ def clip_losses(
     return losses, power
 
 
-@functools.partial(jax.jit, static_argnames=("task",))
+@functools.partial(jax.jit, static_argnames=("task", "given", "channel_weight"))
 def _validate(
-    task: Denoising, params: Params, batch: Batch, times: jax.Array, seed: int
+    task: Denoising,
+    params: Params,
+    batch: Batch,
+    times: jax.Array,
+    seed: int,
+    given: int,
+    channel_weight: float,
 ) -> jax.Array:
     """f32[R,S,times]; compiled once for all checkpoints of one architecture."""
-    return task.validation(params, batch, times=times, seed=seed)
+    return task.validation(
+        params, batch, times=times, seed=seed, given=given, channel_weight=channel_weight
+    )
 
 
 def loss_scores(
@@ -220,6 +239,31 @@ def wrong_word_scores(
     name = f"loss/wrong_{attribute}"
     each = [row(f"{name}/{t:g}", added_NK[:, k]) for k, t in enumerate(suite.times)]
     return [row(name, added_NK.mean(1)), *each]
+
+
+def _requests(clips: Sequence[EvalClip]) -> list[Request]:
+    """The clips as a sampler would be asked for them; their numbers are the keys of their noise."""
+    return [
+        Request(
+            clip.captions[0],
+            clip.video_THWC.shape[1],
+            clip.video_THWC.shape[2],
+            len(clip.video_THWC),
+            clip.fps,
+            i,
+        )
+        for i, clip in enumerate(clips)
+    ]
+
+
+def _check_given(model: Model, suite: LossSuite, clips: Sequence[EvalClip]) -> None:
+    """Raises BadInput unless frames are left to denoise in every clip."""
+    for clip, request in zip(clips, _requests(clips), strict=True):
+        if (frames := model.grid.grid(request)[0]) <= suite.given:
+            raise bad(
+                "suite loss", f"given {suite.given} of clip {clip.name}, which has {frames}",
+                "fewer latent frames than every clip has", "choose longer clips",
+            )  # fmt: skip
 
 
 def _clips(model: Model, suite: LossSuite) -> list[EvalClip]:
