@@ -30,7 +30,7 @@ from vidsim.config import override, to_dict
 from vidsim.quickstart import denoiser_run, vae_run
 
 ROOT = Path(__file__).resolve().parents[1]
-VERSION = 4
+VERSION = 5
 STEPS = {"vae": 150, "images": 3500, "small": 1500, "ways": 7500, "motion": 500, "mixed": 750,
          "prompted": 1550, "dit": 4800}  # fmt: skip
 STEPS |= {f"debug-{stage}": 2 for stage in STEPS if stage not in ("vae", "dit")}
