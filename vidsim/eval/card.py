@@ -97,6 +97,11 @@ def data_facts(config: Mapping[str, Any], hashes: Mapping[str, str]) -> Facts:
     return facts
 
 
+def _shortened(name: str) -> str:
+    """The first digits of a hash, of each where caches were joined."""
+    return " + ".join(part[:16] for part in name.split("+"))
+
+
 def check_scores(model: Rounded, results: Sequence[SavedResult]) -> None:
     """Raises BadInput for scores of other weights than those that are exported."""
     ours = {model.model.facts["weights_id"], model.weights_id}
@@ -174,7 +179,7 @@ def _training_cells(run: Facts) -> dict[str, str]:
         if {"clips", "pieces"} & data.keys() else "–",
         "frames (clips)": ", ".join(f"{k} ({n:,})" for k, n in data.get("frames", {}).items())
         or "–",
-        "hash of the data": ", ".join(f"{k} {v[:16]}" for k, v in data["hash"].items()),
+        "hash of the data": ", ".join(f"{k} {_shortened(v)}" for k, v in data["hash"].items()),
         "vidsim": f"{code['vidsim']}, git {(code['git'] or 'none')[:12]}",
         "libraries": ", ".join(f"{k} {v}" for k, v in run["libraries"].items() if v),
     }  # fmt: skip
