@@ -213,6 +213,20 @@ def test_captions_are_dropped_at_the_configured_rate_and_replaced_by_the_empty_o
     np.testing.assert_array_equal(count, [3, 2, 2, 0])  # one token a clip
 
 
+def _validation_by_hand(t, floor=0.05):
+    """(row, slot, clip, weighted squared error of each number of its patches) at one time."""
+    key = stream(7, "denoise/validation")
+    for r, row in enumerate(LAYOUT):
+        for s, place in enumerate(row):
+            clip = CLIPS[place]
+            eps = np.asarray(_clip_noise(key, np.uint32(clip.key)))[: clip.tokens]
+            x = clip.patches(P)
+            ids = np.array([1, *(b + 2 for b in clip.caption.encode())])
+            text = np.mean([ids / 100.0, np.arange(len(ids)) / 10.0])
+            predicted = 0.5 * ((1 - t) * x + t * eps) + text
+            yield r, s, clip, (predicted - x) ** 2 / max(t, floor) ** 2
+
+
 def test_validation_is_the_loss_at_fixed_times_with_fixed_noise():
     task = fake_task(masks=ALWAYS, text_drop_prob=1.0)  # neither may have an effect
     batch = pack_all(CLIPS, LAYOUT, P)
@@ -220,40 +234,22 @@ def test_validation_is_the_loss_at_fixed_times_with_fixed_noise():
     validate = jax.jit(lambda b, t: task.validation(PARAMS, b, times=t, seed=7))
     made = np.asarray(validate(batch, jnp.asarray(times)))
     np.testing.assert_array_equal(made, validate(batch, jnp.asarray(times)))
-    key = stream(7, "denoise/validation")
+    for band, t in enumerate(times):
+        for r, s, _, error in _validation_by_hand(t):
+            np.testing.assert_allclose(made[r, s, band], error.mean(), rtol=1e-4)
     for r, row in enumerate(LAYOUT):
-        for s, place in enumerate(row):
-            clip = CLIPS[place]
-            eps = np.asarray(_clip_noise(key, np.uint32(clip.key)))[: clip.tokens]
-            x = clip.patches(P)
-            ids = np.array([1, *(b + 2 for b in clip.caption.encode())])
-            text = np.mean([ids / 100.0, np.arange(len(ids)) / 10.0])
-            for band, t in enumerate(times):
-                predicted = 0.5 * ((1 - t) * x + t * eps) + text
-                want = np.mean((predicted - x) ** 2) / max(t, 0.05) ** 2
-                np.testing.assert_allclose(made[r, s, band], want, rtol=1e-4)
         assert (made[r, len(row) :] == 0.0).all()
 
 
 def test_validation_with_given_frames_counts_the_others_alone():
-    task = fake_task()
-    batch = pack_all(CLIPS, LAYOUT, P)
-    made = np.asarray(task.validation(PARAMS, batch, times=jnp.array([0.3]), seed=7, given=1))
-    key = stream(7, "denoise/validation")
-    for r, row in enumerate(LAYOUT):
-        for s, place in enumerate(row):
-            clip = CLIPS[place]
-            eps = np.asarray(_clip_noise(key, np.uint32(clip.key)))[: clip.tokens]
-            x = clip.patches(P)
-            ids = np.array([1, *(b + 2 for b in clip.caption.encode())])
-            text = np.mean([ids / 100.0, np.arange(len(ids)) / 10.0])
-            predicted = 0.5 * (0.7 * x + 0.3 * eps) + text
-            noisy = slice(int(np.prod(clip.grid[1:])), None)
-            if clip.grid[0] == 1:
-                assert made[r, s, 0] == 0.0, "nothing is left"
-                continue
-            want = np.mean((predicted - x)[noisy] ** 2) / 0.3**2
-            np.testing.assert_allclose(made[r, s, 0], want, rtol=1e-4)
+    batch, times = pack_all(CLIPS, LAYOUT, P), jnp.array([0.3])
+    made = np.asarray(fake_task().validation(PARAMS, batch, times=times, seed=7, given=1))
+    for r, s, clip, error in _validation_by_hand(0.3):
+        if clip.grid[0] == 1:
+            assert made[r, s, 0] == 0.0, "nothing is left"
+            continue
+        noisy = error[int(np.prod(clip.grid[1:])) :]
+        np.testing.assert_allclose(made[r, s, 0], noisy.mean(), rtol=1e-4)
 
 
 def test_guidance_scale_one_is_the_conditional_model_and_others_combine_two_calls():
