@@ -22,16 +22,16 @@ from vidsim.data.crops import CropConfig, crop_batches
 from vidsim.data.index import ClipIndex
 from vidsim.data.pipeline import make_plan, packed_batches
 from vidsim.data.plan import Plan, PlanConfig
-from vidsim.generate.assets import find
-from vidsim.generate.model import load
+from vidsim.generate.model import vae_folder
+from vidsim.models.grow import grown_facts
 from vidsim.models.latents import LatentConfig
-from vidsim.models.text import ByteEncoderConfig, with_words
 from vidsim.models.vae import Vae, VaeConfig
 from vidsim.models.vae_linear import BlockMoments
 from vidsim.parallel.mesh import ParallelConfig, build_mesh
 from vidsim.parallel.place import on_host
 from vidsim.parallel.processes import agree, check_devices, wait_for_all
 from vidsim.parallel.shares import Share, share_of
+from vidsim.starts import denoiser_start, first_weights, vae_start
 from vidsim.store.joined import JoinedCache, open_caches
 from vidsim.store.shards import LatentCache
 from vidsim.store.weights import load_model, save_model
@@ -90,7 +90,13 @@ class LatentData:
 
 @dataclasses.dataclass(frozen=True)
 class VaeRun:
-    """Training of a video autoencoder."""
+    """Training of a video autoencoder.
+
+    start  an autoencoder (its folder, a work directory, a shipped model) whose weights the run
+           starts from; "" = none. Where the decoder alone learns (`autoencoding.learn`), latents
+           and their statistics are kept: denoisers trained on them go on with the new decoder, and,
+           where latent_channels are added, with the wider latents. Read at the begin and the end
+    """
 
     data: VaeData
     autoencoding: AutoencodingConfig
@@ -98,6 +104,11 @@ class VaeRun:
     optim: OptimConfig = OptimConfig()
     parallel: ParallelConfig = ParallelConfig()
     task: Literal["autoencoding"] = "autoencoding"
+    start: str = ""
+
+    def __post_init__(self) -> None:
+        if self.autoencoding.learn == "decoder" and not self.start:
+            raise bad("config.start", "''", "an autoencoder, where the decoder alone learns")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +170,8 @@ def train_vae(run: VaeRun, workdir: str | Path, program: Program | None = None) 
     every = vae_batches(run, index)
     agree({"config": to_dict(run), "index": index.hash, "code": code_facts()["vidsim"]})
     program = program or vae_program(run, every)
+    moments = program.task.moments
+    weights = first_weights(run.start, workdir, lambda: vae_start(run, moments))
     _check_chips(program)
     shares = vae_shares(run, program)
     mine = {clips: share.rows for clips, share in shares.items()}
@@ -166,8 +179,12 @@ def train_vae(run: VaeRun, workdir: str | Path, program: Program | None = None) 
     folder = Workdir.open(workdir, to_dict(run), {"index": index.hash}, _free(), _understood)
     try:
         done = train(program, batches, run.run, folder, label="vae", work=crop_work(program.task),
-                     share=lambda batch: shares[int(batch["num_clips"])])  # fmt: skip
+                     share=lambda batch: shares[int(batch["num_clips"])],
+                     weights=weights)  # fmt: skip
         params = on_host(done.state.ema["vae"], program.mesh)
+        if run.autoencoding.learn == "decoder":  # an average of equal numbers is rounded
+            kept = done.state.params["vae"]["encoder"]
+            params |= {"encoder": on_host(kept, program.mesh)}
         if jax.process_index() == 0 and not (folder.path / VAE_FOLDER).exists():
             export_vae(run, index, params, folder.path / VAE_FOLDER)
         wait_for_all("export")
@@ -203,8 +220,11 @@ def vae_batches(run: VaeRun, index: ClipIndex) -> grain.MapDataset:
 
 
 def export_vae(run: VaeRun, index: ClipIndex, params: Any, folder: Path) -> str:
-    """Measures the latents over clips spread through the index and saves the autoencoder."""
+    """Measures the latents over clips spread through the index and saves the autoencoder. Channels
+    whose encoder was kept keep their statistics too."""
     facts = latent_facts(Vae(run.autoencoding.vae), params, index, run.data.statistics_clips)
+    if run.autoencoding.learn == "decoder":
+        facts = grown_facts(load_model(vae_folder(run.start)).extra, facts)
     return save_model(folder, to_dict(run.autoencoding.vae), jax.device_get(params), facts)
 
 
@@ -225,8 +245,7 @@ def encode_index(
     say      takes lines of text for the user
     Returns  the cache, or None when other processes still have shards to write
     """
-    folder = find(vae)
-    folder = folder / VAE_FOLDER if (folder / VAE_FOLDER).is_dir() else folder
+    folder = vae_folder(vae)
     model = load_model(folder)
     autoencoder = Vae(from_dict(VaeConfig, model.config, f"{folder}"))
     plan = plan_cache(index, autoencoder, model.hash, model.extra, out, config)
@@ -285,12 +304,7 @@ def train_denoiser(
     batches = packed_batches(
         cache, plan, run.run.steps, share.rows, share.tokens, tolerant=run.run.bad_data_limit > 0
     )
-    new = run.start and not (Path(workdir) / "config.json").exists()
-    given = [starting_weights(run)] if new else []  # refused before anything is written
-
-    def weights() -> Any:
-        return given.pop() if given else starting_weights(run)
-
+    weights = first_weights(run.start, workdir, lambda: denoiser_start(run))
     folder = Workdir.open(workdir, to_dict(run), {"cache": cache.hash}, _free(), _understood)
     try:
         if jax.process_index() == 0:
@@ -309,43 +323,10 @@ def train_denoiser(
             evaluations=evaluations, work=packed_work(run.denoising),
             step_work=None if share.whole else planned_work(run.denoising, plan),
             share=lambda _: share, label="denoiser",
-            weights=weights if run.start else None,
+            weights=weights,
         )  # fmt: skip
     finally:
         folder.close()
-
-
-def starting_weights(run: DenoiserRun) -> Any:
-    """The averaged weights of the model at `start` of a resolved run, as host arrays. Words that
-    only the run's vocabulary has are fresh; words that only the model's has are gone.
-
-    Raises BadInput when it is another network, or of other latents
-    """
-    model = load(run.start)
-    here, there, where = run.denoising, model.task.cfg, f"config.start {run.start!r}"
-    if model.vae.hash != run.vae_hash or there.latent != here.latent:
-        raise bad(where, f"is of latents of VAE {model.vae.hash[:12]}",
-                  f"the cache's VAE {run.vae_hash[:12]}, with its statistics")  # fmt: skip
-    if _unworded(there.text) != _unworded(here.text):
-        raise bad(where, "has another text encoder", f"{here.text}, as the run")
-    if field := here.dit.differs(there.dit):
-        raise bad(f"config.denoising.dit.{field}", f"{getattr(here.dit, field)}",
-                  f"{getattr(there.dit, field)}, as of start {run.start!r}")  # fmt: skip
-    agree({"start": model.facts["weights_id"]})
-    params, new = jax.tree.map(np.asarray, model.params), 0
-    if here.text is not None and there.text is not None and here.text.words != there.text.words:
-        params["text"] = with_words(params["text"], there.text, here.text.words, run.run.seed)
-        new = len(set(here.text.words) - set(there.text.words))
-    print(
-        f"denoiser: starts from {run.start}, step {model.facts['step']}, {new} new words",
-        flush=True,
-    )
-    return params
-
-
-def _unworded(text: ByteEncoderConfig | None) -> ByteEncoderConfig | None:
-    """A text encoder but for its vocabulary."""
-    return text and dataclasses.replace(text, words=())
 
 
 def denoiser_program(run: DenoiserRun, cache: LatentCache | JoinedCache) -> tuple[Program, Plan]:

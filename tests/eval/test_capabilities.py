@@ -89,6 +89,44 @@ def test_scores_of_a_model_that_answers_the_truth_and_of_one_that_freezes(librar
     assert rows["capabilities/forward/background"].value > 0.8, "it is right in what is easy"
 
 
+def test_what_the_autoencoder_makes_of_the_truth_stands_beside_the_scores(library, monkeypatch):
+    """An autoencoder that lets things stand still in a block of frames cannot be carried on from
+    without a leap, however good its denoiser: the row says so, the skill does not use it."""
+    cases = draw_cases("forward", WORLD, 2, SIZE, FRAMES, STRIDE)
+
+    def held(_, videos):  # the frame of each block's middle, all through the block
+        return [np.concatenate([v[:1], v[3::STRIDE].repeat(STRIDE, 0)]) for v in videos]
+
+    monkeypatch.setattr(capabilities, "reconstruct", held)
+    through = capabilities.round_trip(make_model(), cases)
+    for case, clip in zip(cases, through, strict=True):
+        first, end = case.new
+        assert np.array_equal(clip[:first], case.truth_THWC[:first])
+        assert np.array_equal(clip[first], clip[first + STRIDE - 1]) and end == len(clip)
+    marks, _ = judge_all(WORLD, cases, [c.truth_THWC for c in cases], library, None, through)
+    rows = {row.metric: row for row in task_scores("forward", marks)}
+    assert rows["capabilities/forward"].baselines["VAE"] == 0.0
+    assert rows["capabilities/forward/continuity"].baselines["VAE"] == 0.0
+    assert rows["capabilities/forward/direction"].baselines["VAE"] == 1.0
+    assert rows["capabilities/forward_skill"].value == 1.0
+    assert "VAE" not in rows["capabilities/forward_skill"].baselines
+
+
+def test_clips_off_the_autoencoders_grid_make_the_round_trip(monkeypatch):
+    cases = draw_cases("loop", WORLD, 1, SIZE, FRAMES, STRIDE)
+    lengths = []
+
+    def same(_, videos):
+        lengths.extend(len(video) for video in videos)
+        return list(videos)
+
+    monkeypatch.setattr(capabilities, "reconstruct", same)
+    model = make_model()
+    (clip,) = capabilities.round_trip(model, cases)
+    assert np.array_equal(clip, cases[0].truth_THWC)
+    assert lengths[0] >= len(clip) and (lengths[0] - 1) % model.grid.time_stride == 0
+
+
 def test_skill_is_a_line_through_the_best_trivial_and_the_truth():
     trivial = {"a": [0.0, 0.2], "b": [0.3, 0.1]}
     value, best = skill([0.6, 0.6], trivial, [1.0, 1.0])

@@ -8,20 +8,21 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tests.generate.tiny_generator import LIMITS, TASK, VAE, save_workdir
+from tests.generate.tiny_generator import LIMITS, TASK, VAE, save_workdir, vae_params
 from vidsim.cli.main import main
+from vidsim.config import to_dict
 from vidsim.core.errors import BadInput
 from vidsim.core.trees import flatten
 from vidsim.diffusion.guidance import GuidanceConfig
-from vidsim.eval.card import denoiser_training
+from vidsim.eval.card import training_history
 from vidsim.eval.result import SuiteResult, load_result, save_result
 from vidsim.eval.score import Score
 from vidsim.generate import assets
 from vidsim.generate.export import export, num_bytes, rounded
 from vidsim.generate.model import load, load_vae
 from vidsim.generate.pack import Request
-from vidsim.generate.sample import SamplerConfig, sample_latents
-from vidsim.store.weights import load_model
+from vidsim.generate.sample import SamplerConfig, sample, sample_latents
+from vidsim.store.weights import load_model, save_model
 
 QUICK = SamplerConfig("euler", 2, GuidanceConfig(1.0))
 HALF_UNIT = 2.0**-8  # of the last of bfloat16's 8 significant bits, relative to the number
@@ -70,6 +71,36 @@ def test_samples_are_those_of_the_rounded_weights_and_near_the_exact_ones(places
     )
     np.testing.assert_array_equal(found, same)
     assert 0 < np.abs(found - near).max() < 0.1 * near.std()
+
+
+def other_vae(folder, half, extra):
+    """The model's VAE with one half moved, saved as an autoencoder's own folder."""
+    params = vae_params()
+    moved = jax.device_get(params | {half: jax.tree.map(lambda x: 1.5 * x, params[half])})
+    save_model(folder, to_dict(VAE.cfg), moved, extra)
+    return folder
+
+
+def test_another_decoder_of_the_same_latents_changes_pixels_alone(places, tmp_path):
+    folder = other_vae(tmp_path / "vae", "decoder", {})
+    argv = ["export", "--ckpt", str(places / "run"), "--out", str(tmp_path / "new")]
+    assert main([*argv, "--decoder", str(folder)]) == 0
+    ours, theirs = load(places / "demo"), load(tmp_path / "new")
+    asked = [Request("a red ball", 16, 24, 5, 8.0, 3)]
+    (one,), (same,) = (sample_latents(m, asked, QUICK) for m in (ours, theirs))
+    np.testing.assert_array_equal(one, same)
+    (was,), (now,) = (sample(m, asked, QUICK) for m in (ours, theirs))
+    assert (was.video_THWC != now.video_THWC).mean() > 0.1
+
+
+@pytest.mark.parametrize(("half", "extra"), [("encoder", {}), ("decoder", {"mean": [1.0]})])
+def test_a_decoder_of_other_latents_is_refused_and_nothing_is_written(
+    places, tmp_path, half, extra, capsys
+):
+    folder = other_vae(tmp_path / "vae", half, extra)
+    argv = ["export", "--ckpt", str(places / "run"), "--out", str(tmp_path / "new")]
+    assert main([*argv, "--decoder", str(folder)]) == 2
+    assert "makes other latents" in capsys.readouterr().err and not (tmp_path / "new").exists()
 
 
 def test_the_folder_is_half_the_size_and_its_weights_have_one_name(places, tmp_path):
@@ -147,18 +178,18 @@ def test_a_card_counts_what_a_run_started_from_too(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text('{"task": "denoising"}')
         save_run_records(tmp_path / name, start)
-    told = denoiser_training(tmp_path / "video")
+    told = training_history(tmp_path / "video")
     assert list(told) == ["denoiser, stage 1", "denoiser"]
     assert [facts["flops"] for facts in told.values()] == [8e10, 8e10]
-    assert list(denoiser_training(tmp_path / "images")) == ["denoiser"]
+    assert list(training_history(tmp_path / "images")) == ["denoiser"]
     save_run_records(tmp_path / "video", "demo")  # an exported model: what its card says
-    *stages, last = denoiser_training(tmp_path / "video").items()
+    *stages, last = training_history(tmp_path / "video").items()
     assert [name for name, _ in stages] == [f"denoiser, stage {k + 1}" for k in range(len(stages))]
     assert stages[-1][1]["steps"] > 1000 and last[0] == "denoiser"
     (tmp_path / "images" / "metrics.jsonl").write_text("")
     save_run_records(tmp_path / "video", str(tmp_path / "images"))
     with pytest.raises(BadInput, match="no training steps"):
-        denoiser_training(tmp_path / "video")
+        training_history(tmp_path / "video")
 
 
 def save_run_records(folder, start=""):

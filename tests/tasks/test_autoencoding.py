@@ -158,6 +158,18 @@ def test_each_player_learns_its_own_loss_alone():
     assert max(jax.tree.leaves(moved)) > 1e-5, "the autoencoder hears the critic"
 
 
+def test_where_the_decoder_alone_learns_the_loss_is_the_same_and_the_encoder_has_no_gradient():
+    alone = dataclasses.replace(PLAIN, learn="decoder")
+    (loss, _), grads = _learner(alone)[2](_batch(), 0)
+    (whole, _), both = _learner(PLAIN)[2](_batch(), 0)
+    assert float(loss) == pytest.approx(float(whole), rel=1e-6)
+    assert not any(np.any(g) for g in flatten(grads["vae"]["encoder"]).values())
+    assert any(np.any(g) for g in flatten(both["vae"]["encoder"]).values())
+    wanted = flatten(both["vae"]["decoder"])
+    for path, found in flatten(grads["vae"]["decoder"]).items():
+        _close(found, wanted[path], path)
+
+
 def _close(found, wanted, message):
     for name, want in flatten(wanted).items():
         gap = np.abs(np.asarray(flatten(found)[name]) - np.asarray(want)).max()

@@ -1,21 +1,42 @@
 """A run may start from the weights of another: once, and only where they mean the same."""
 
 import dataclasses
+import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
-from tests.generate.tiny_generator import LIMITS, TASK, denoiser_params, save_workdir
+from tests.generate.tiny_generator import (
+    LIMITS,
+    TASK,
+    VAE,
+    denoiser_params,
+    random_weights,
+    save_workdir,
+    vae_params,
+)
+from tests.models.test_grow import SMALL
 from tests.train.linear_task import LinearTask, batches, one_device
+from vidsim.config import to_dict
 from vidsim.core.errors import BadInput
 from vidsim.core.trees import flatten
+from vidsim.data.build import build_index
+from vidsim.data.crops import CropConfig
 from vidsim.data.plan import PlanConfig
 from vidsim.data.tokenizer import Tokenizer
+from vidsim.generate.model import vae_folder
 from vidsim.models.latents import LatentConfig
 from vidsim.models.text import ByteEncoder, with_words
-from vidsim.runs import DenoiserRun, LatentData, starting_weights
+from vidsim.models.vae import Vae
+from vidsim.runs import DenoiserRun, LatentData, VaeData, VaeRun, train_vae
+from vidsim.starts import denoiser_start, vae_start
+from vidsim.store.checkpoints import CheckpointStore
+from vidsim.store.weights import load_model, save_model
 from vidsim.store.workdir import Workdir
+from vidsim.tasks.autoencoding import AutoencodingConfig
+from vidsim.tasks.denoising import Denoising
 from vidsim.train.loop import RunSpec, build_program, train
 from vidsim.train.optim import OptimConfig
 
@@ -63,9 +84,9 @@ def source(tmp_path_factory):
 
 
 def test_the_average_of_the_newest_checkpoint_is_what_a_run_starts_from(source):
-    equal(starting_weights(source), denoiser_params())
+    equal(denoiser_start(source), denoiser_params())
     run = dataclasses.replace(TASK.cfg.dit, loop="unroll", remat="full")  # how, not which
-    equal(starting_weights(_with(source, dit=run)), denoiser_params())
+    equal(denoiser_start(_with(source, dit=run)), denoiser_params())
 
 
 @pytest.mark.parametrize(
@@ -78,14 +99,14 @@ def test_the_average_of_the_newest_checkpoint_is_what_a_run_starts_from(source):
 )
 def test_another_network_text_encoder_or_latents_are_refused(source, changed, message):
     with pytest.raises(BadInput, match=message):
-        starting_weights(_with(source, **changed))
+        denoiser_start(_with(source, **changed))
 
 
 def test_words_of_both_vocabularies_keep_their_meaning_and_new_ones_are_fresh(source):
     worded = lambda *words: dataclasses.replace(TASK.cfg.text, words=words)  # noqa: E731
     old = denoiser_params()["text"]
     grown = with_words(old, TASK.cfg.text, ("red", "blue"), 0)
-    table = starting_weights(_with(source, text=worded("red", "blue")))["text"]["bytes"]["table"]
+    table = denoiser_start(_with(source, text=worded("red", "blue")))["text"]["bytes"]["table"]
     np.testing.assert_array_equal(table, grown["bytes"]["table"], "the run does the same")
     old_table = np.asarray(old["bytes"]["table"])
     np.testing.assert_array_equal(table[: len(old_table)], old_table)
@@ -105,9 +126,113 @@ def test_words_of_both_vocabularies_keep_their_meaning_and_new_ones_are_fresh(so
     np.testing.assert_array_equal(*seen)
 
 
-def test_latents_of_another_autoencoder_are_refused(source):
+def test_latents_of_another_autoencoder_are_refused(source, tmp_path):
+    other = jax.device_get(random_weights(VAE.init, 9))
+    vae_hash = save_model(tmp_path / "vae", to_dict(VAE.cfg), other, {})
+    data = LatentData(str(tmp_path))
     with pytest.raises(BadInput, match="is of latents of VAE"):
-        starting_weights(dataclasses.replace(source, vae_hash="0" * 64))
+        denoiser_start(dataclasses.replace(source, data=data, vae_hash=vae_hash))
+
+
+@pytest.fixture(scope="module")
+def decoder_run(tmp_path_factory):
+    """A small autoencoder on disk, and a run that learns a wider decoder for its latents."""
+    folder = tmp_path_factory.mktemp("vae")
+    facts = {"mean": [0.5] * 3, "std": [2.0] * 3, "gain": [1.0] * 3, "clips": 7}
+    save_model(folder / "old", to_dict(VAE.cfg), jax.device_get(vae_params()), facts)
+    index = folder / "clips.parquet"
+    build_index("world:shapes?size=8&frames=5&sizes=48x48", index)
+    data = VaeData(str(index), CropConfig(((5, 16, 16),), 8, image_share=0.0))
+    wider = dataclasses.replace(VAE.cfg, decoder_dim=16)
+    return VaeRun(
+        data, AutoencodingConfig(wider, learn="decoder"), RunSpec(2), start=str(folder / "old")
+    )
+
+
+def test_a_new_decoder_leaves_the_encoder_and_its_statistics_bit_for_bit(decoder_run, tmp_path):
+    train_vae(decoder_run, tmp_path / "run")
+    old, new = (load_model(vae_folder(path)) for path in (decoder_run.start, tmp_path / "run"))
+    equal(new.params["encoder"], old.params["encoder"])
+    assert new.extra == old.extra and new.config["decoder_dim"] == 16
+    ours, theirs = flatten(new.params["decoder"]), flatten(old.params["decoder"])
+    assert ours["conv_in/w"].shape != theirs["conv_in/w"].shape
+    same = "unmoments/w"  # taken over, then moved by at most two steps of the optimizer
+    assert 0 < np.abs(ours[same] - theirs[same]).max() < 0.1
+
+
+def test_a_decoder_starts_at_what_it_had_where_it_has_it(decoder_run):
+    fits = dataclasses.replace(
+        decoder_run, autoencoding=AutoencodingConfig(VAE.cfg, learn="decoder")
+    )
+    equal(vae_start(fits)["vae"], vae_params())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"base_dim": 16}, "vae.base_dim: 16; 8, as of"), ({"patch": (4, 4, 4)}, "vae.patch")],
+)
+def test_an_encoder_of_another_shape_is_refused(decoder_run, change, message):
+    vae = dataclasses.replace(VAE.cfg, **change)
+    run = dataclasses.replace(decoder_run, autoencoding=AutoencodingConfig(vae, learn="decoder"))
+    with pytest.raises(BadInput, match=message):
+        vae_start(run)
+
+
+def test_a_decoder_alone_needs_an_encoder_to_learn_for(decoder_run):
+    with pytest.raises(BadInput, match="config.start: ''; an autoencoder, where the decoder"):
+        dataclasses.replace(decoder_run, start="")
+
+
+def test_wider_latents_keep_the_narrow_ones_and_their_denoiser_goes_on(tmp_path):
+    """Autoencoder and denoiser of 2 channels; the autoencoder is widened to 3 by a run, then the
+    denoiser's weights are taken over by one of the wider latents, and by no one else's."""
+    small = Vae(dataclasses.replace(SMALL, patch=VAE.cfg.patch))
+    build_index("world:shapes?size=8&frames=5&sizes=48x48", tmp_path / "clips.parquet")
+    facts = {"mean": [0.1, 0.2], "std": [1.5, 0.5], "gain": [0.4, 0.2], "clips": 7}
+    vae = random_weights(small.init, 2)
+    vae_hash = save_model(tmp_path / "old", to_dict(small.cfg), jax.device_get(vae), facts)
+    wide = dataclasses.replace(small.cfg, latent_channels=3)
+    run = VaeRun(
+        VaeData(str(tmp_path / "clips.parquet"), CropConfig(((5, 16, 16),), 8, image_share=0.0)),
+        AutoencodingConfig(wide, learn="decoder", start="principal", motion=2.0),
+        RunSpec(1), start=str(tmp_path / "old"),
+    )  # fmt: skip
+    train_vae(run, tmp_path / "cache")
+    new = load_model(vae_folder(tmp_path / "cache"))
+    assert new.config["latent_channels"] == 3 and len(new.extra["gain"]) == 3
+    assert [new.extra[name][:2] for name in ("mean", "std")] == [facts["mean"], facts["std"]]
+
+    def latent(extra):
+        return LatentConfig((1, 2, 2), *(tuple(extra[name]) for name in ("mean", "std", "gain")))
+
+    here = dataclasses.replace(TASK.cfg, latent=latent(new.extra))
+    dit = dataclasses.replace(TASK.cfg.dit, patch_width=8)
+    task = Denoising(dataclasses.replace(TASK.cfg, latent=latent(facts), dit=dit))
+    params = save_denoiser(tmp_path / "denoiser", task, vae_hash, tmp_path / "old")
+    limits = PlanConfig(LIMITS.tokens, LIMITS.text, LIMITS.segments, 4, 2)
+    asked = DenoiserRun(LatentData(str(tmp_path / "cache")), here, limits, RunSpec(1),
+                        start=str(tmp_path / "denoiser"), vae_hash=new.hash)  # fmt: skip
+    found = denoiser_start(asked)
+    equal(found["text"], params["text"])
+    equal(found["dit"]["blocks"], params["dit"]["blocks"])
+    assert found["dit"]["head"]["out"]["w"].shape == (32, 12)
+    shuffled = dataclasses.replace(here, latent=latent(new.extra | {"std": [0.5, 1.5, 1.0]}))
+    with pytest.raises(BadInput, match="with its statistics"):
+        denoiser_start(dataclasses.replace(asked, denoising=shuffled))
+
+
+def save_denoiser(folder, task, vae_hash, vae):
+    """A work directory as training would have left it; returns its averaged weights."""
+    params = random_weights(task.init, 5)
+    shutil.copytree(vae, folder / "vae")
+    plan = dataclasses.asdict(PlanConfig(LIMITS.tokens, LIMITS.text, LIMITS.segments, 4, 2))
+    config = {"task": "denoising", "denoising": to_dict(task.cfg), "plan": plan,
+              "vae_hash": vae_hash}  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    store = CheckpointStore(folder / "checkpoints")
+    store.save(1, {"params": params, "ema": params})
+    store.wait()
+    return params
 
 
 def _with(run, **changes):

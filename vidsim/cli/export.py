@@ -10,6 +10,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="of the model, on its card (default: the folder's)")
     parser.add_argument("--step", type=int, help="checkpoint; the newest whole one by default")
     parser.add_argument("--raw", action="store_true", help="the weights, not their average")
+    parser.add_argument("--decoder", metavar="DIR", default="", help="another decoder of the same "
+                        "latents: a VAE trained with autoencoding.learn=decoder")  # fmt: skip
     parser.add_argument("--vae-run", metavar="DIR", help="work directory of the VAE's training, "
                         "for the card")  # fmt: skip
     parser.add_argument("--scores", action="append", default=[], metavar="DIR",
@@ -24,19 +26,19 @@ def run(args: argparse.Namespace) -> int:
     import pathlib
 
     from vidsim.core.errors import bad
-    from vidsim.eval.card import card_facts, card_text, denoiser_training, training_facts
+    from vidsim.eval.card import card_facts, card_text, training_history
     from vidsim.eval.result import load_result
     from vidsim.generate.export import export, num_bytes, rounded
 
     if args.license is None and (args.scores or args.vae_run):
         raise bad("--license", "none, so there is no card for the scores", "e.g. Apache-2.0")
     results = [load_result(folder) for folder in args.scores]
-    model = rounded(args.ckpt, args.step, not args.raw)
+    model = rounded(args.ckpt, args.step, not args.raw, args.decoder)
     facts, card = {}, ""
     if args.license is not None:
         name = args.name or pathlib.Path(args.out).name
-        training = {"autoencoder": training_facts(args.vae_run)} if args.vae_run else {}
-        training |= denoiser_training(args.ckpt)
+        training = training_history(args.vae_run, "autoencoder") if args.vae_run else {}
+        training |= training_history(args.ckpt)
         facts = card_facts(name, args.license, model, training, results)
         card = card_text(facts, results)
     path = export(model, args.out, facts, card, args.max_mb)

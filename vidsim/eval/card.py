@@ -57,24 +57,25 @@ def training_facts(workdir: str | os.PathLike[str]) -> Facts:
     }  # fmt: skip
 
 
-def denoiser_training(ckpt: str | os.PathLike[str]) -> dict[str, Facts]:
-    """How a denoiser was trained, and before it those it started from.
+def training_history(ckpt: str | os.PathLike[str], name: str = "denoiser") -> dict[str, Facts]:
+    """How a model was trained, and before it those it started from.
 
     ckpt     a work directory, or an exported model, whose own card tells
-    Returns  {"denoiser": facts} for a run from random weights; before it, oldest first, the runs
-             whose weights came to it as "denoiser, stage 1", ...
+    name     of the facts: "denoiser" or "autoencoder"
+    Returns  {name: facts} for a run from random weights; before it, oldest first, the runs whose
+             weights came to it as "denoiser, stage 1", ...
     Raises   BadInput when one of them keeps no records of its training
     """
     folder = find(ckpt)
     if (folder / WEIGHTS).is_file():
         told = load_model(folder).extra.get("training", {})
-        if "denoiser" not in told:
+        if name not in told:
             raise bad(f"{ckpt}", "has no records of its training", "a model with a card")
-        return {name: facts for name, facts in told.items() if name.startswith("denoiser")}
+        return {key: facts for key, facts in told.items() if key.startswith(name)}
     start = read_config(folder).get("start", "")
-    before = denoiser_training(start) if start else {}
-    earlier = {f"denoiser, stage {k}": facts for k, facts in enumerate(before.values(), 1)}
-    return earlier | {"denoiser": training_facts(folder)}
+    before = training_history(start, name) if start else {}
+    earlier = {f"{name}, stage {k}": facts for k, facts in enumerate(before.values(), 1)}
+    return earlier | {name: training_facts(folder)}
 
 
 def data_facts(config: Mapping[str, Any], hashes: Mapping[str, str]) -> Facts:

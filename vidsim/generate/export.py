@@ -23,8 +23,8 @@ import numpy as np
 from vidsim.core.errors import bad
 from vidsim.core.trees import flatten
 from vidsim.generate.assets import find
-from vidsim.generate.model import VAE_FOLDER, Model, load
-from vidsim.store.weights import load_model, model_hash, save_model
+from vidsim.generate.model import VAE_FOLDER, Model, load, vae_folder
+from vidsim.store.weights import SavedModel, load_model, model_hash, save_model
 
 CARD = "README.md"
 # What of a run's configuration an exported model keeps: what builds it and how it was trained.
@@ -45,19 +45,40 @@ class Rounded:
     weights_id: str
 
 
-def rounded(ckpt: str | os.PathLike[str], step: int | None = None, ema: bool = True) -> Rounded:
+def rounded(
+    ckpt: str | os.PathLike[str],
+    step: int | None = None,
+    ema: bool = True,
+    decoder: str | os.PathLike[str] = "",
+) -> Rounded:
     """The model of a work directory (or of an exported folder) with weights in bfloat16.
 
-    Raises  BadInput as `load` does
+    decoder  an autoencoder of the same encoder whose decoder the model gets; "": it keeps its own
+    Raises   BadInput as `load` does, and for a decoder of other latents
     """
     model = load(ckpt, step, ema)
     vae = load_model(find(ckpt) / VAE_FOLDER)
+    if decoder:
+        vae = _same_latents(vae, load_model(vae_folder(decoder)), os.fspath(decoder))
     params, vae_params = to_bfloat16(model.params), to_bfloat16(vae.params)
     vae_hash = model_hash(vae.config, flatten(vae_params), vae.extra)
     config = {key: model.config[key] for key in KEPT if key in model.config}
     name = model_hash({}, flatten(params) | {"vae": np.frombuffer(vae_hash.encode(), np.uint8)}, {})
     return Rounded(model, config | {"vae_hash": vae_hash}, params, vae.config, vae_params,
                    vae.extra, name[:16])  # fmt: skip
+
+
+def _same_latents(own: SavedModel, other: SavedModel, name: str) -> SavedModel:
+    """The other autoencoder. Raises BadInput where its encoder or its statistics are not one's own,
+    but for rounding to bfloat16."""
+    ours, theirs = (flatten(to_bfloat16(vae.params["encoder"])) for vae in (own, other))
+    alike = ours.keys() == theirs.keys() and all(
+        np.array_equal(value, theirs[path]) for path, value in ours.items()
+    )
+    if not alike or own.extra != other.extra:
+        raise bad("--decoder", f"{name} makes other latents", "an autoencoder trained with "
+                  "autoencoding.learn=decoder from the model's own")  # fmt: skip
+    return other
 
 
 def to_bfloat16(params: Any) -> Any:

@@ -143,13 +143,17 @@ def _parts(folder: Path, config: Mapping[str, Any]) -> tuple[Denoising, RowLimit
     return task, plan.limits, vae
 
 
+def vae_folder(path: str | os.PathLike[str]) -> Path:
+    """The folder of an autoencoder's weights: itself, or vae/ in it; or of an asset by its name."""
+    folder = find(path)
+    return folder / VAE_FOLDER if (folder / VAE_FOLDER).is_dir() else folder
+
+
 def load_vae(path: str | os.PathLike[str], step: int | None = None, ema: bool = True) -> VaeModel:
     """Reads a VAE from a folder that has one in vae/, from an exported VAE, or from the checkpoints
     of a VAE's work directory. Raises BadInput when there is none.
     """
-    folder = find(path)
-    if (folder / VAE_FOLDER / WEIGHTS).exists():
-        folder = folder / VAE_FOLDER
+    folder = vae_folder(path)
     if (folder / WEIGHTS).exists():
         saved = load_model(folder)
         vae = Vae(from_dict(VaeConfig, saved.config, f"{folder}: config"))

@@ -34,24 +34,51 @@ class BlockMoments:
         self.sum += flat.sum(0)
         self.square += flat.T @ flat
 
-    def components(self, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Mean [P], standard deviations [count] and directions [P, count], largest first."""
+    def components(
+        self, count: int, known_CP: np.ndarray | None = None, motion: float = 1.0
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Mean [P], standard deviations [count] and directions [P, count], by what they count.
+
+        known_CP  directions that are coded already: the components are at right angles to them
+        motion    how many times what changes from frame to frame inside a block counts in the
+                  choice. What moves is a small share of the pixels' variance, and components chosen
+                  by that alone let an object stand still in a block and leap to the next
+        """
         if self.count == 0:
             raise bad("principal start", "no clips gathered", "at least one")
         mean = self.sum / self.count
-        value, vector = np.linalg.eigh(self.square / self.count - np.outer(mean, mean))
-        order = np.argsort(value)[::-1][:count]
-        return mean, np.sqrt(np.maximum(value[order], 1e-8)), vector[:, order]
+        cov = self.square / self.count - np.outer(mean, mean)
+        if known_CP is None and motion == 1.0:
+            value, vector = np.linalg.eigh(cov)
+            order = np.argsort(value)[::-1][:count]
+            return mean, np.sqrt(np.maximum(value[order], 1e-8)), vector[:, order]
+        free = np.eye(len(mean))
+        if known_CP is not None:
+            basis = np.linalg.qr(np.asarray(known_CP, np.float64).T)[0]
+            free -= basis @ basis.T
+        weighed = self._weigh(self._weigh(cov, motion).T, motion)
+        value, vector = np.linalg.eigh(free @ weighed @ free)
+        chosen = free @ vector[:, np.argsort(value)[::-1][:count]]
+        axes = np.linalg.qr(chosen)[0]  # as the code and its inverse are transposes
+        return mean, np.sqrt(np.maximum(np.diag(axes.T @ cov @ axes), 1e-8)), axes
+
+    def _weigh(self, x_PK: np.ndarray, motion: float) -> np.ndarray:
+        """Columns of blocks with their differences from the block's mean frame times `motion`."""
+        frames = self.vae.cfg.patch[0]
+        split = x_PK.reshape(frames, -1, x_PK.shape[1])
+        still = split.mean(0, keepdims=True)
+        return (still + motion * (split - still)).reshape(x_PK.shape)
 
 
-def principal_start(moments: BlockMoments, params: Tree) -> Tree:
+def principal_start(moments: BlockMoments, params: Tree, motion: float = 1.0) -> Tree:
     """Weights that code linearly by principal components; everything else starts at no effect.
 
     params   fresh weights of `Vae.init`
+    motion   as in `BlockMoments.components`
     Returns  a new tree; the encoder's mean is whitened, its log variance START_LOGVAR
     """
     c = moments.vae.cfg.latent_channels
-    mean, std, axes = moments.components(c)
+    mean, std, axes = moments.components(c, motion=motion)
     encode = np.concatenate([axes / std, np.zeros_like(axes)], 1)
     encode_b = np.concatenate([-(mean @ axes) / std, np.full(c, START_LOGVAR)])
     encoder = _zeroed(params["encoder"], "moments") | {"linear": _weights(encode, encode_b)}

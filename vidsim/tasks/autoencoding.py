@@ -30,6 +30,7 @@ from vidsim.models.vae_linear import BlockMoments, principal_start
 from vidsim.tasks.base import Batch, Metrics, Params
 
 STARTS = ("random", "principal")
+LEARN = ("both", "decoder")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,10 @@ class AutoencodingConfig:
     critic_start        first step at which the critic learns and is heard
     start               "random" weights, or "principal": the linear map of each block starts at the
                         principal components of the data (models/vae_linear.py)
+    motion              how many times what moves inside a block counts in choosing the components
+                        (`BlockMoments.components`)
+    learn               "both" halves, or the "decoder" alone: the encoder stays as it is, and with
+                        it every latent that was made with it
     """
 
     vae: VaeConfig
@@ -57,6 +62,8 @@ class AutoencodingConfig:
     critic_weight: float = 0.05
     critic_start: int = 0
     start: str = "random"
+    motion: float = 1.0
+    learn: str = "both"
 
     def __post_init__(self) -> None:
         where = "AutoencodingConfig"
@@ -75,6 +82,10 @@ class AutoencodingConfig:
         if self.start == "principal" and not self.vae.linear:
             raise bad(f"{where}.start", "principal without a linear map", "random",
                       "set vae.linear")  # fmt: skip
+        if self.motion <= 0.0:
+            raise bad(f"{where}.motion", f"{self.motion}", "a weight above 0")
+        if self.learn not in LEARN:
+            raise bad(f"{where}.learn", f"{self.learn!r}", f"one of {', '.join(LEARN)}")
         if self.critic_start < 0:
             raise bad(f"{where}.critic_start", f"{self.critic_start}", "a step of 0 or more")
 
@@ -135,7 +146,7 @@ class Autoencoding:
         vae_key, critic_key = jax.random.split(key)
         params = {"vae": self.vae.init(vae_key)}
         if self.moments is not None:
-            params["vae"] = principal_start(self.moments, params["vae"])
+            params["vae"] = principal_start(self.moments, params["vae"], self.cfg.motion)
         return params if self.critic is None else params | {"critic": self.critic.init(critic_key)}
 
     def param_axes(self) -> dict[str, Any]:
@@ -155,6 +166,8 @@ class Autoencoding:
         cfg = self.cfg
         video = to_signed(batch["video"])
         mean, logvar = self.vae.encode(params["vae"], video)
+        if cfg.learn == "decoder":
+            mean, logvar = jax.lax.stop_gradient((mean, logvar))
         noise = posterior_noise(stream(seed, "autoencode/posterior", step), batch, mean.shape)
         made = self.vae.decode(params["vae"], mean + jnp.exp(0.5 * logvar) * noise)
         terms_B = {

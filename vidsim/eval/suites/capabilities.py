@@ -30,6 +30,7 @@ from vidsim.eval.suites.capabilities_edit import EditRows, edit_rows
 from vidsim.eval.suites.capabilities_long import LongRows, long_rows
 from vidsim.eval.suites.capabilities_score import CHECKS, judge, skill
 from vidsim.eval.suites.capabilities_sizes import SIZES, SizeRows, size_rows
+from vidsim.eval.suites.vae import reconstruct
 from vidsim.generate.extend import animate, extend
 from vidsim.generate.join import join
 from vidsim.generate.loop import loop_clip
@@ -113,7 +114,8 @@ def run(model: Model, suite: CapabilitiesSuite, progress: Progress | None = None
     for task in tasks:
         cases = draw_cases(task, world, suite.clips, suite.size, suite.frames, stride)
         made = make(model, cases, suite, progress)
-        marks, videos = judge_all(world, cases, made, library, progress)
+        through = round_trip(model, cases)
+        marks, videos = judge_all(world, cases, made, library, progress, through)
         scores += task_scores(task, marks)
         samples += _samples(task, cases, videos, marks, suite)
         clips += outcome_rows(marks, cases)
@@ -169,15 +171,30 @@ def _one(model: Model, case: Case, request: Request, config: SamplerConfig) -> M
     return loop_clip(model, case.before, [request], count, config)[0]
 
 
+def round_trip(model: Model, cases: Sequence[Case]) -> list[np.ndarray]:
+    """The cases with their true new frames as the autoencoder gives them back: what no denoiser of
+    its latents can be expected to surpass."""
+    whole = []
+    for case in cases:
+        spare = (1 - len(case.truth_THWC)) % model.grid.time_stride
+        whole.append(np.concatenate([case.truth_THWC, case.truth_THWC[-1:].repeat(spare, 0)]))
+    made = reconstruct(model.vae, whole)
+    return [c.with_new(video[slice(*c.new)]) for c, video in zip(cases, made, strict=True)]
+
+
 def judge_all(
     world: World,
     cases: Sequence[Case],
     made: Sequence[np.ndarray] | None,
     library: Library,
     progress: Progress | None = None,
+    through: Sequence[np.ndarray] = (),
 ) -> tuple[Marks, dict[str, list[np.ndarray]]]:
-    """Marks of every case: the model's (if any), the truth's, the trivial ones'; and the clips."""
+    """Marks of every case: the model's (if any), the truth's, the trivial ones', and of `through`,
+    the truth after the autoencoder's round trip (if any), as "VAE"; and the clips."""
     videos: dict[str, list[np.ndarray]] = {"model": list(made)} if made is not None else {}
+    if through:
+        videos["VAE"] = list(through)
     videos["truth"] = [case.truth_THWC for case in cases]
     for case in cases:
         for name, clip in trivial(case, library).items():
@@ -198,6 +215,7 @@ def task_scores(task: str, marks: Marks) -> list[Score]:
     """Rows of one task: joint score, skill, what is gained over the best trivial clip, checks."""
     joint = {name: [row["joint"] for row in rows] for name, rows in marks.items()}
     ours, truth = joint.pop("model"), joint.pop("truth")
+    through = {name: float(np.mean(joint.pop(name))) for name in ("VAE",) if name in joint}
     value, best = skill(ours, joint, truth)
     room = float(np.mean(truth)) - float(np.mean(joint[best]))
     gain = paired_bootstrap(np.asarray(ours), np.asarray(joint[best]))
@@ -209,13 +227,14 @@ def task_scores(task: str, marks: Marks) -> list[Score]:
     )  # fmt: skip
     rows = [
         score_of(f"capabilities/{task}", wilson(sum(ours), len(ours)), "higher", floor=floor,
-                 baselines=baselines, unit="share"),
+                 baselines=baselines | through, unit="share"),
         score_of(f"capabilities/{task}_skill", scaled, "higher", floor=1.0, baselines={best: 0.0}),
     ]  # fmt: skip
     for check in CHECKS:
         mine = clip_bootstrap(np.asarray([row[check] for row in marks["model"]]))
         true = float(np.mean([row[check] for row in marks["truth"]]))
-        others = {name: float(np.mean([row[check] for row in marks[name]])) for name in joint}
+        others = {name: float(np.mean([row[check] for row in marks[name]]))
+                  for name in (*joint, *through)}  # fmt: skip
         rows.append(score_of(f"capabilities/{task}/{check}", mine, "higher", floor=true,
                              baselines=others, unit="share"))  # fmt: skip
     return rows

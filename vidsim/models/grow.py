@@ -1,0 +1,124 @@
+"""More latent channels for an autoencoder and its denoiser, with what both know kept.
+
+The old channels stay what they were, number for number; further ones follow them. So an autoencoder
+that turned out too narrow is widened without training its denoiser anew.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from vidsim.core.trees import flatten, unflatten
+from vidsim.models.latents import LatentConfig, channel_weights
+from vidsim.models.vae import Tree, Vae
+from vidsim.models.vae_linear import START_LOGVAR, BlockMoments
+
+PROBE_SEED = 0
+ALIKE = 1e-3  # of latents of unit variance; the same products in another order differ by 1e-6
+
+
+def grown_vae(moments: BlockMoments, old: Tree, fresh: Tree, motion: float = 1.0) -> Tree:
+    """An autoencoder's weights with further channels: the principal components of what its linear
+    map leaves over. At first they pass by the decoder's convolutions, which do as before.
+
+    moments  of the data's blocks, gathered with the wider autoencoder
+    old      weights of the narrower one, alike in everything else
+    fresh    new weights of the wider one: what its convolutions make of the further channels
+    motion   as in `BlockMoments.components`
+    """
+    was = {path: np.asarray(value) for path, value in flatten(old).items()}
+    new = {path: np.asarray(value) for path, value in flatten(fresh).items()}
+    pixels, few = was["decoder/linear/w"].shape[-1], was["decoder/linear/w"].shape[-2]
+    many = new["decoder/linear/w"].shape[-2]
+    kept = np.r_[0:few, many : many + few]  # of the encoder's means and log variances
+    mean, std, axes = moments.components(
+        many - few, was["decoder/linear/w"].reshape(few, -1), motion
+    )
+    first, last = slice(0, few), slice(few, many)
+
+    def placed(path: str, *places: Any, base: np.ndarray | None = None) -> np.ndarray:
+        out = np.zeros_like(new[path]) if base is None else base.copy()
+        out[(..., *places)] = was[path]
+        return out
+
+    encode = np.zeros((pixels, 2 * many), np.float32)
+    encode[:, last] = axes / std
+    encode_b = np.r_[np.zeros(many), np.full(many, START_LOGVAR)].astype(np.float32)
+    encode_b[last] = -(mean @ axes) / std
+    decode = np.zeros_like(new["decoder/linear/w"])
+    decode[..., last, :] = (axes * std).T
+    changed = {
+        "encoder/conv_out/w": placed("encoder/conv_out/w", kept),
+        "encoder/conv_out/b": placed("encoder/conv_out/b", kept),
+        "encoder/moments/w": placed("encoder/moments/w", kept[:, None], kept),
+        "encoder/moments/b": placed("encoder/moments/b", kept),
+        "encoder/linear/w": placed("encoder/linear/w", kept, base=encode[None, None, None]),
+        "encoder/linear/b": placed("encoder/linear/b", kept, base=encode_b),
+        "decoder/unmoments/w": placed("decoder/unmoments/w", first, first),
+        "decoder/unmoments/b": placed("decoder/unmoments/b", first),
+        "decoder/conv_in/w": placed(
+            "decoder/conv_in/w", first, slice(None), base=new["decoder/conv_in/w"]
+        ),
+        "decoder/linear/w": placed("decoder/linear/w", first, slice(None), base=decode),
+    }
+    return unflatten(was | changed)
+
+
+def same_latents(old: Vae, old_params: Tree, new: Vae, new_params: Tree) -> bool:
+    """Whether the new autoencoder's first channels are all of the old one's, on random pixels."""
+    few, many = old.cfg.latent_channels, new.cfg.latent_channels
+    strides = [(v.cfg.time_stride, v.cfg.space_stride) for v in (old, new)]
+    if few > many or strides[0] != strides[1]:
+        return False
+    frames, side = 1 + 2 * old.cfg.time_stride, 2 * old.cfg.space_stride
+    pixels = np.random.default_rng(PROBE_SEED).uniform(-1, 1, (1, frames, side, side, 3))
+    ours, theirs = (
+        np.asarray(jax.jit(vae.encode)(params, pixels.astype(np.float32))[0])
+        for vae, params in ((old, old_params), (new, new_params))
+    )
+    return bool(np.abs(ours - theirs[..., :few]).max() <= ALIKE * max(1.0, np.abs(ours).max()))
+
+
+def continues(old: LatentConfig, new: LatentConfig) -> bool:
+    """Whether the statistics of the new latents begin with those of the old ones."""
+    few = len(old.mean)
+    heads = [(x.patch, x.mean[:few], x.std[:few], x.gain[:few]) for x in (old, new)]
+    return heads[0] == heads[1] and len(new.mean) >= few
+
+
+def grown_patches(dit: Tree, old: LatentConfig, new: LatentConfig, exponent: float) -> Tree:
+    """A denoiser's weights for patches of more channels: it sees and says of the old ones what it
+    did, and nothing of the further ones.
+
+    exponent  `channel_weight` of its configuration, which scales what it sees
+    """
+    flat = {path: np.asarray(value) for path, value in flatten(dit).items()}
+    few, many, cells = len(old.mean), len(new.mean), int(np.prod(new.patch))
+    scale = np.sqrt(
+        np.asarray(channel_weights(old, few, exponent))
+        / np.asarray(channel_weights(new, many, exponent))[:few]
+    )  # both have mean 1, so the old channels' share of it shrinks
+
+    def wider(x: np.ndarray, axis: int) -> np.ndarray:
+        split = np.moveaxis(x, axis, -1)
+        split = split.reshape(*split.shape[:-1], cells, few)
+        room = [(0, 0)] * (split.ndim - 1) + [(0, many - few)]
+        out = np.pad(split, room).reshape(*split.shape[:-2], cells * many)
+        return np.moveaxis(out, -1, axis)
+
+    seen = flat["inputs/patch/w"]
+    rows = np.tile(scale, cells).astype(seen.dtype)
+    return unflatten(flat | {
+        "inputs/patch/w": wider(seen * rows[:, None], -2),
+        "head/out/w": wider(flat["head/out/w"], -1),
+        "head/out/b": wider(flat["head/out/b"], -1),
+    })  # fmt: skip
+
+
+def grown_facts(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Latent statistics of a wider autoencoder: the old channels', then what was measured of the
+    further ones."""
+    few = len(old["mean"])
+    tails = {name: old[name] + new[name][few:] for name in ("mean", "std", "gain")}
+    return {**old, **tails}

@@ -1,0 +1,123 @@
+"""The weights that a run starts from, where these are not drawn: another run's."""
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from vidsim.config import to_dict
+from vidsim.core.errors import bad
+from vidsim.core.trees import as_float32, flatten, unflatten
+from vidsim.generate.model import VAE_FOLDER, load, load_vae, vae_folder
+from vidsim.models.grow import continues, grown_patches, grown_vae, same_latents
+from vidsim.models.text import ByteEncoderConfig, with_words
+from vidsim.models.vae_linear import BlockMoments
+from vidsim.parallel.processes import agree
+from vidsim.store.weights import load_model
+from vidsim.tasks.autoencoding import Autoencoding
+
+if TYPE_CHECKING:
+    from vidsim.runs import DenoiserRun, VaeRun
+
+# What of a VaeConfig may differ from that of the autoencoder a run starts from.
+OF_DECODER = frozenset({"decoder_dim", "decoder_res_blocks", "dtype", "conv"})
+
+
+def first_weights(
+    start: str, workdir: str | os.PathLike[str], make: Callable[[], Any]
+) -> Callable[[], Any] | None:
+    """What `train` calls where there is no checkpoint: None when nothing is to be taken over.
+
+    For a new work directory they are made here, so that a misfit is refused before anything is
+    compiled or written.
+    """
+    if not start:
+        return None
+    given = [] if (Path(workdir) / "config.json").exists() else [make()]
+    return lambda: given.pop() if given else make()
+
+
+def vae_start(run: "VaeRun", moments: BlockMoments | None = None) -> Any:
+    """Weights of a run that starts from another autoencoder, as host arrays. What is new in the
+    decoder is drawn from the seed; a new last convolution beside a linear map is zero, so that the
+    decoder starts at what it had. More latent channels: see `models.grow`.
+
+    moments  of the data's blocks, for more latent channels
+    Raises   BadInput when the encoder is of another shape, or channels are to be added without
+             a principal start
+    """
+    source, wanted = load_model(vae_folder(run.start)), to_dict(run.autoencoding.vae)
+    few, many = source.config["latent_channels"], run.autoencoding.vae.latent_channels
+    grows = many > few
+    free = {"latent_channels"} if grows else OF_DECODER
+    for field in sorted(wanted.keys() - free):
+        if source.config[field] != wanted[field]:
+            raise bad(f"config.autoencoding.vae.{field}", f"{wanted[field]}",
+                      f"{source.config[field]}, as of start {run.start!r}")  # fmt: skip
+    if grows and moments is None:
+        raise bad("config.autoencoding.vae.latent_channels", f"{many}", f"{few}, as of start",
+                  "further ones need autoencoding.start=principal")  # fmt: skip
+    agree({"start": source.hash})
+    task = Autoencoding(run.autoencoding)
+    fresh, old = task.init(jax.random.key(run.run.seed)), as_float32(source.params)
+    print(f"vae: starts from {run.start}, {many - few} new channels", flush=True)
+    if grows and moments is not None:
+        return fresh | {"vae": grown_vae(moments, old, fresh["vae"], run.autoencoding.motion)}
+    flat = {path: np.asarray(value) for path, value in flatten(fresh["vae"]).items()}
+    if run.autoencoding.vae.linear:
+        flat |= {path: np.zeros_like(value) for path, value in flat.items()
+                 if path.startswith("decoder/conv_out/")}  # fmt: skip
+    flat |= {path: np.asarray(value) for path, value in flatten(old).items()
+             if path in flat and flat[path].shape == value.shape}  # fmt: skip
+    return fresh | {"vae": unflatten(flat)}
+
+
+def denoiser_start(run: "DenoiserRun") -> Any:
+    """The averaged weights of the model at `start` of a resolved run, as host arrays. Words that
+    only the run's vocabulary has are fresh; words that only the model's has are gone. Latents that
+    begin with the model's own and have further channels: see `models.grow`.
+
+    Raises BadInput when it is another network, or of other latents
+    """
+    model = load(run.start)
+    here, there, where = run.denoising, model.task.cfg, f"config.start {run.start!r}"
+    grows = model.vae.hash != run.vae_hash and continues(there.latent, here.latent)
+    if grows:
+        wider = load_vae(Path(run.data.cache) / VAE_FOLDER)
+        grows = same_latents(model.vae.vae, model.vae.params, wider.vae, wider.params)
+    if not grows and (model.vae.hash != run.vae_hash or there.latent != here.latent):
+        raise bad(where, f"is of latents of VAE {model.vae.hash[:12]}",
+                  f"the cache's VAE {run.vae_hash[:12]}, with its statistics")  # fmt: skip
+    if grows:
+        cells = math.prod(here.latent.patch)
+        there = dataclasses.replace(there, latent=here.latent, dit=dataclasses.replace(
+            there.dit, patch_width=cells * len(here.latent.mean)))  # fmt: skip
+    if _unworded(there.text) != _unworded(here.text):
+        raise bad(where, "has another text encoder", f"{here.text}, as the run")
+    if field := here.dit.differs(there.dit):
+        raise bad(f"config.denoising.dit.{field}", f"{getattr(here.dit, field)}",
+                  f"{getattr(there.dit, field)}, as of start {run.start!r}")  # fmt: skip
+    agree({"start": model.facts["weights_id"]})
+    params, new = jax.tree.map(np.asarray, model.params), 0
+    if grows:
+        params["dit"] = grown_patches(
+            params["dit"], model.task.cfg.latent, here.latent, here.channel_weight
+        )
+    if here.text is not None and there.text is not None and here.text.words != there.text.words:
+        params["text"] = with_words(params["text"], there.text, here.text.words, run.run.seed)
+        new = len(set(here.text.words) - set(there.text.words))
+    print(
+        f"denoiser: starts from {run.start}, step {model.facts['step']}, {new} new words",
+        flush=True,
+    )
+    return params
+
+
+def _unworded(text: ByteEncoderConfig | None) -> ByteEncoderConfig | None:
+    """A text encoder but for its vocabulary."""
+    return text and dataclasses.replace(text, words=())
