@@ -4,17 +4,21 @@ Purpose   one small model with every capability: 4x8x8 autoencoder, text encoder
           trained on the shapes world, one object a clip: first on images, most of them close-ups,
           because there a caption's shape is worth listening to; from those weights on many clips of
           few tokens; then on fast clips with their first frame given, because there the direction
-          is all that is left to tell, and on these from their prompts; last on everything, clips
-          of 12 sizes and 1 to 129 frames among it; exported in bfloat16
+          is all that is left to tell, and on these from their prompts; then on everything, clips
+          of 12 sizes and 1 to 129 frames among it. So far latents have 24 channels, in which
+          objects leap from one latent frame to the next: 24 more, chosen for motion, carry them
+          smoothly, and the denoiser goes on with all 48; exported in bfloat16
 Command   python experiments/demo.py         makes vidsim/assets/demo; goes on where it stopped
           python experiments/demo.py --list  prints its commands: index, the autoencoder's
-                                             training, encode, seven stages of training, export,
+                                             training, encode, nine stages of training, the
+                                             autoencoder widened, encode, the last stage, export,
                                              eval (vae, prompts, capabilities), export
 Hardware  2 CPU cores, 8 GiB; an accelerator where there is one
-Cost      about four hours on 2 CPU cores
+Cost      about six hours on 2 CPU cores
 Target    colour and background 0.95, shape 0.80, direction 0.70 on held-out prompts; what
-          version 5 reaches: experiments/RESULTS.md
-Variants  :vae and the stages of CACHES, with :dit also without a name; each with debug- before it,
+          version 6 reaches: experiments/RESULTS.md
+Variants  :vae, :wide and the stages of CLIPS_OF, with :dit also without a name; each with debug-
+          before it,
           a few steps; python experiments/demo.py --debug goes the whole road with them, in
           runs/demo-debug
 """
@@ -30,11 +34,12 @@ from vidsim.config import override, to_dict
 from vidsim.quickstart import denoiser_run, vae_run
 
 ROOT = Path(__file__).resolve().parents[1]
-VERSION = 5
-STEPS = {"vae": 150, "images": 3500, "small": 1500, "ways": 7500, "motion": 500, "mixed": 750,
-         "prompted": 1550, "dit": 4800}  # fmt: skip
-STEPS |= {f"debug-{stage}": 2 for stage in STEPS if stage not in ("vae", "dit")}
-STEPS |= {"debug-vae": 3, "debug": 3}
+VERSION = 6
+STEPS = {"vae": 150, "wide": 300, "images": 3500, "small": 1500, "ways": 7500, "motion": 500,
+         "mixed": 750, "prompted": 1550, "all": 4800, "given": 900, "sizes": 480,
+         "dit": 6400}  # fmt: skip
+STEPS |= {f"debug-{stage}": 2 for stage in STEPS if stage not in ("vae", "wide", "dit")}
+STEPS |= {"debug-vae": 3, "debug-wide": 3, "debug": 3}
 CLIPS = "world:shapes?split=train&objects=1&anchored=true&size={clips}&seed={seed}&close={close}"
 IMAGES = CLIPS + "&frames=1&sizes=48x48,64x64&size_weights=3,1"
 SMALL_CLIPS = CLIPS + (  # 50 tokens: what shapes and ways look like is learnt from many clips
@@ -42,6 +47,17 @@ SMALL_CLIPS = CLIPS + (  # 50 tokens: what shapes and ways look like is learnt f
 )
 MOTION = CLIPS + "&frames=9&sizes=32x32,48x48,64x64&size_weights=4,2,1&speed=fast"
 LONG = CLIPS + "&frames=9,17&frame_weights=1,3&sizes=48x48,64x64&size_weights=1,1"
+USUAL = CLIPS + (  # at one speed each, or half of the clips would stand still or hardly move
+    "&frames=5,9,17&frame_weights=2,4,3&sizes=48x48,64x64,48x80,80x48,48x96,64x96,96x64"
+    "&size_weights=5,4,2,2,1,1,1&speed={speed}"
+)
+STILLS = CLIPS + (
+    "&frames=1&sizes=48x48,48x80,80x48,48x96,96x48,64x64,64x96,96x64,64x112,112x64,96x96,96x144,"
+    "144x96,128x128&size_weights=3,2,2,2,1,3,2,2,1,1,1,0.5,0.5,0.5"
+)
+MOVING = CLIPS + (
+    "&frames=9,17&frame_weights=1,3&sizes=48x48,64x64,64x96,96x64&size_weights=2,3,1,1"
+)
 WORLD = CLIPS + (
     "&frames=1,5,9,17,33,65,129&frame_weights={weights}"
     "&sizes=48x48,48x80,80x48,48x96,64x64,64x96,96x64,64x112,112x64,96x96,96x144,128x128"
@@ -57,6 +73,9 @@ ENCODE = ("geometry.vae_stride=(4,8,8)", "geometry.patch=(1,1,1)", "geometry.max
           "max_text=96", "midstream=true")  # fmt: skip
 AUTOENCODER = ("autoencoding.vae.base_dim=32", "autoencoding.vae.latent_channels=24",
                "autoencoding.vae.patch=(4,8,8)")  # fmt: skip
+WIDE = ("start=runs/demo/vae", "autoencoding.learn=decoder", "autoencoding.motion=2",
+        "autoencoding.vae.latent_channels=48", "data.crops.canvases=((17,48,48),(1,48,48))",
+        "optim.schedule=wsd", "optim.decay_share=0.4")  # fmt: skip
 MODEL = (
     "denoising.dit.width=128", "denoising.dit.heads=4", "denoising.dit.mlp_width=512",
     "denoising.dit.layers=6", "denoising.dit.theta=100", "denoising.text.layers=2",
@@ -79,6 +98,8 @@ def few_tokens(shift: float, *more: str) -> tuple[str, ...]:
 
 
 SOON = "optim.warmup_steps=50"
+EVERYTHING = ("plan.row_text=448", "plan.row_segments=64", "denoising.times.base_shift=3.0",
+              "optim.decay_share=1.0")  # fmt: skip
 STAGES = {
     "images": (*masks(1, 0, 0, 0, 0, 0, 0, 0), "plan.row_text=320", "optim.schedule=constant"),
     "small": (*masks(0.7, 0.06, 0.06, 0.05, 0.04, 0.04, 0.05, 0.05), *few_tokens(2.0)),
@@ -88,17 +109,25 @@ STAGES = {
     "motion": (*masks(0, 1, 0, 0, 0, 0, 0, 0), *few_tokens(6.0, SOON)),
     "mixed": (*masks(0.4, 0.2, 0.1, 0.1, 0.04, 0.04, 0.05, 0.05), *few_tokens(4.0, SOON)),
     "prompted": (*masks(0.75, 0.1, 0.05, 0.05, 0.02, 0.02, 0.01, 0.0), *few_tokens(3.5, SOON)),
-    "dit": (*masks(0.5, 0.15, 0.1, 0.08, 0.04, 0.04, 0.06, 0.05), SOON, "plan.row_text=448",
-            "plan.row_segments=64", "denoising.times.base_shift=3.0", "optim.decay_share=1.0"),
+    "all": (*masks(0.5, 0.15, 0.1, 0.08, 0.04, 0.04, 0.06, 0.05), SOON, *EVERYTHING),
+    # looks are known where the first frame is given, so here they can be learnt to be kept
+    "given": (*masks(0, 1, 0, 0, 0, 0, 0, 0), *few_tokens(6.0, SOON)),
+    "sizes": (*masks(0.6, 0.2, 0.06, 0.04, 0.02, 0.02, 0.04, 0.02), *few_tokens(3.0, SOON),
+              "plan.row_text=448"),
+    "dit": (*masks(0.42, 0.17, 0.12, 0.1, 0.03, 0.03, 0.1, 0.05), SOON, *EVERYTHING,
+            "optim.decay_share=0.8"),
 }  # fmt: skip
-CACHES = {
-    "images": ("latents-images",),
-    "small": ("latents-small",),
-    "ways": ("latents-small",),
-    "motion": ("latents-motion",),
-    "mixed": ("latents-motion", "latents-small"),
-    "prompted": ("latents-motion",),
-    "dit": ("latents", "latents-small", "latents-motion", "latents-long"),
+CLIPS_OF = {
+    "images": ("images",),
+    "small": ("small",),
+    "ways": ("small",),
+    "motion": ("motion",),
+    "mixed": ("motion", "small"),
+    "prompted": ("motion",),
+    "all": ("train", "small", "motion", "long"),
+    "given": ("slow", "fast"),
+    "sizes": ("stills", "slow", "fast"),
+    "dit": ("train", "stills", "slow", "fast", "long", "motion"),
 }  # what each stage trains on; it starts from the weights of the one before
 SMALL = (
     "denoising.dit.width=32", "denoising.dit.heads=2", "denoising.dit.mlp_width=64",
@@ -114,6 +143,14 @@ TINY = {
         "data.crops.image_batch_size=4",
         "run.log_every=1",
     ),
+    "debug-wide": (
+        "autoencoding.vae.base_dim=16",
+        "data.statistics_clips=8",
+        "data.crops.canvases=((17,48,48),(1,48,48))",
+        "data.crops.batch_size=2",
+        "data.crops.image_batch_size=4",
+        "run.log_every=1",
+    ),
     **{f"debug-{stage}": SMALL for stage in STAGES if stage != "dit"},
     "debug": SMALL,
 }
@@ -124,54 +161,82 @@ def get_config(variant: str = "") -> dict:
     name = variant or "dit"
     if name not in STEPS:
         raise ValueError(f"experiments/demo.py: unknown variant {variant!r}; {', '.join(STEPS)}")
-    if name.endswith("vae"):
-        run, more = to_dict(vae_run("runs/demo/train.parquet", STEPS[name])), AUTOENCODER
+    stage = name.removeprefix("debug-") if name != "debug" else "dit"
+    if stage in ("vae", "wide"):
+        run = to_dict(vae_run("runs/demo/train.parquet", STEPS[name]))
+        more = (*AUTOENCODER, *(WIDE if stage == "wide" else ()))
     else:
-        stage = name.removeprefix("debug-") if name != "debug" else "dit"
-        run = to_dict(denoiser_run(f"runs/demo/{CACHES[stage][0]}", None, STEPS[name]))
+        latents = cache("runs/demo", stage, CLIPS_OF[stage][0])
+        run = to_dict(denoiser_run(latents, None, STEPS[name]))
         more = (*MODEL, *STAGES[stage])
     return override(run, (*more, *TINY.get(name, ())))
+
+
+def worlds(debug: bool) -> dict[str, str]:
+    """Specifications of the clips by name, in the order of their seeds."""
+    few = DEBUG_CLIPS if debug else 0
+
+    def of(pattern: str, clips: int, seed: int, close: float, **more: str) -> str:
+        return pattern.format(clips=few or clips, seed=seed, close=close, **more)
+
+    return {
+        "train": of(WORLD, 16_000, 0, 0.3, weights=DEBUG_WEIGHTS if debug else WEIGHTS),
+        "images": of(IMAGES, 24_000, 1, 0.7),
+        "small": of(SMALL_CLIPS, 24_000, 2, 0.5),
+        "motion": of(MOTION, 12_000, 3, 0.5),
+        "long": of(LONG, 6_000, 4, 0.0),
+        "slow": of(USUAL, 8_000, 5, 0.2, speed="slow"),
+        "fast": of(USUAL, 8_000, 6, 0.2, speed="fast"),
+        "moving": of(MOVING, 12_000, 7, 0.1),
+        "stills": of(STILLS, 24_000, 8, 0.3),
+    }
+
+
+def cache(home: str, stage: str, name: str) -> str:
+    """The folder of the latents of some clips; the last stage's come from the wide autoencoder."""
+    return f"{home}/{'wide' if stage == 'dit' else 'latents'}-{name}"
 
 
 def commands(debug: bool, home: str, asset: str) -> list[tuple[list[str], str]]:
     """(words of a vidsim command, the file that is there when it is done; "" for: always run)."""
     me, kind = str(Path(__file__)), "debug-{}" if debug else "{}"
-    clips, scores = f"{home}/train.parquet", f"{home}/scores"
-    few = DEBUG_CLIPS if debug else 0
-    world = WORLD.format(clips=few or 16_000, seed=0, close=0.3,
-                         weights=DEBUG_WEIGHTS if debug else WEIGHTS)  # fmt: skip
-    others = {"images": IMAGES.format(clips=few or 24_000, seed=1, close=0.7),
-             "small": SMALL_CLIPS.format(clips=few or 24_000, seed=2, close=0.5),
-             "motion": MOTION.format(clips=few or 12_000, seed=3, close=0.5),
-             "long": LONG.format(clips=few or 6_000, seed=4, close=0.0)}  # fmt: skip
+    scores = f"{home}/scores"
     export = ["export", "--ckpt", f"{home}/dit", "--max-mb", "10", "--out"]
-    card = ["--name", f"vidsim demo {VERSION}", "--license", licence(), "--vae-run", f"{home}/vae"]
+    card = ["--name", f"vidsim demo {VERSION}", "--license", licence(), "--vae-run", f"{home}/wide"]
     for suite in suites(debug):
         card += ["--scores", f"{scores}/{suite}"]
+    before = dict(zip(tuple(CLIPS_OF)[1:], CLIPS_OF, strict=False))  # whose weights a stage takes
 
-    def encode(index: str, out: str, words: str) -> list[str]:
-        return ["encode", "--vae", f"{home}/vae", "--index", index, "--out", out, *ENCODE, words]
+    def autoencoder(name: str, clips: str, *more: str) -> tuple[list[str], str]:
+        words = ["train", f"--config={me}:{kind.format(name)}", "--workdir", f"{home}/{name}",
+                 f"data.index={home}/{clips}.parquet", *more]  # fmt: skip
+        return words, f"{home}/{name}/vae/config.json"
 
-    before = dict(zip(tuple(CACHES)[1:], CACHES, strict=False))  # stage -> whose weights it takes
+    def encode(vae: str, stage: str, name: str) -> tuple[list[str], str]:
+        out, first = cache(home, stage, name), cache(home, "images", "train")
+        words = "words=256" if out == first else f"words_from={first}"
+        return ["encode", "--vae", f"{home}/{vae}", "--index", f"{home}/{name}.parquet",
+                "--out", out, *ENCODE, words], ""  # fmt: skip
 
-    def train(stage: str) -> list[str]:
+    def train(stage: str) -> tuple[list[str], str]:
         name = "debug" if debug and stage == "dit" else kind.format(stage)
         start = [f"start={home}/{before[stage]}"] if stage in before else []
-        first, *others = (f"{home}/{cache}" for cache in CACHES[stage])
+        first, *others = (cache(home, stage, clips) for clips in CLIPS_OF[stage])
         more = [f"data.more={tuple(others)}"] if others else []
         return ["train", f"--config={me}:{name}", "--workdir", f"{home}/{stage}",
-                f"data.cache={first}", *more, *start]  # fmt: skip
+                f"data.cache={first}", *more, *start], ""  # fmt: skip
 
+    early = tuple(stage for stage in CLIPS_OF if stage != "dit")
+    narrow = ["train", *(name for name in worlds(debug) if name not in ("train", "moving"))]
     return [
-        (["index", world, "--out", clips], clips),
         *((["index", spec, "--out", f"{home}/{name}.parquet"], f"{home}/{name}.parquet")
-          for name, spec in others.items()),
-        (["train", f"--config={me}:{kind.format('vae')}", "--workdir", f"{home}/vae",
-          f"data.index={clips}"], f"{home}/vae/vae/config.json"),
-        (encode(clips, f"{home}/latents", "words=256"), ""),
-        *((encode(f"{home}/{name}.parquet", f"{home}/latents-{name}",
-                  f"words_from={home}/latents"), "") for name in others),
-        *((train(stage), "") for stage in CACHES),
+          for name, spec in worlds(debug).items()),
+        autoencoder("vae", "train"),
+        *(encode("vae", "images", name) for name in narrow),
+        *(train(stage) for stage in early),
+        autoencoder("wide", "moving", f"start={home}/vae"),
+        *(encode("wide", "dit", name) for name in CLIPS_OF["dit"]),
+        train("dit"),
         ([*export, f"{home}/bare"], f"{home}/bare/config.json"),
         *((["eval", "--ckpt", f"{home}/bare", "--suite", suite, "--out", f"{scores}/{suite}",
             *more], f"{scores}/{suite}/results.json") for suite, more in suites(debug).items()),

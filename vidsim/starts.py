@@ -1,7 +1,6 @@
 """The weights that a run starts from, where these are not drawn: another run's."""
 
 import dataclasses
-import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from vidsim.config import to_dict
 from vidsim.core.errors import bad
 from vidsim.core.trees import as_float32, flatten, unflatten
-from vidsim.generate.model import VAE_FOLDER, load, load_vae, vae_folder
+from vidsim.generate.model import VAE_FOLDER, Model, load, load_vae, vae_folder
 from vidsim.models.grow import continues, grown_patches, grown_vae, same_latents
 from vidsim.models.text import ByteEncoderConfig, with_words
 from vidsim.models.vae_linear import BlockMoments
@@ -86,17 +85,13 @@ def denoiser_start(run: "DenoiserRun") -> Any:
     """
     model = load(run.start)
     here, there, where = run.denoising, model.task.cfg, f"config.start {run.start!r}"
-    grows = model.vae.hash != run.vae_hash and continues(there.latent, here.latent)
+    grows = _continues(run, model)
     if grows:
-        wider = load_vae(Path(run.data.cache) / VAE_FOLDER)
-        grows = same_latents(model.vae.vae, model.vae.params, wider.vae, wider.params)
-    if not grows and (model.vae.hash != run.vae_hash or there.latent != here.latent):
+        dit = dataclasses.replace(there.dit, patch_width=here.dit.patch_width)
+        there = dataclasses.replace(there, latent=here.latent, dit=dit)
+    if model.vae.hash != run.vae_hash and not grows or there.latent != here.latent:
         raise bad(where, f"is of latents of VAE {model.vae.hash[:12]}",
                   f"the cache's VAE {run.vae_hash[:12]}, with its statistics")  # fmt: skip
-    if grows:
-        cells = math.prod(here.latent.patch)
-        there = dataclasses.replace(there, latent=here.latent, dit=dataclasses.replace(
-            there.dit, patch_width=cells * len(here.latent.mean)))  # fmt: skip
     if _unworded(there.text) != _unworded(here.text):
         raise bad(where, "has another text encoder", f"{here.text}, as the run")
     if field := here.dit.differs(there.dit):
@@ -116,6 +111,16 @@ def denoiser_start(run: "DenoiserRun") -> Any:
         flush=True,
     )
     return params
+
+
+def _continues(run: "DenoiserRun", model: Model) -> bool:
+    """Whether the run's latents are of another autoencoder than the model's and begin with its."""
+    if model.vae.hash == run.vae_hash:
+        return False
+    if not continues(model.task.cfg.latent, run.denoising.latent):
+        return False
+    wider = load_vae(Path(run.data.cache) / VAE_FOLDER)
+    return same_latents(model.vae.vae, model.vae.params, wider.vae, wider.params)
 
 
 def _unworded(text: ByteEncoderConfig | None) -> ByteEncoderConfig | None:

@@ -24,7 +24,7 @@ MOST_MB = 10.0
 
 def test_the_demo_fits_into_the_package():
     """Two bytes a weight, the vocabulary full."""
-    vae = build_run(load_experiment(f"{SCRIPT}:vae")).autoencoding.vae
+    vae = build_run(load_experiment(f"{SCRIPT}:wide")).autoencoding.vae
     run = build_run(load_experiment(str(SCRIPT)))
     words = tuple(f"w{i}" for i in range(256))
     dit = dataclasses.replace(
