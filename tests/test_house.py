@@ -12,7 +12,7 @@ PACKAGE = ROOT / "vidsim"
 FLOORS = {
     "core": 0, "worlds": 0.5, "parallel": 1, "diffusion": 1, "data": 1, "store": 1, "nn": 2,
     "models": 3, "tasks": 4, "train": 5, "generate": 5, "eval": 6, "config": 1,
-    "runs": 8, "quickstart": 8.5, "scaling": 8.7, "launch": 8.8,
+    "starts": 7.9, "runs": 8, "quickstart": 8.5, "scaling": 8.7, "launch": 8.8,
     "cli": 9, "__main__": 10,
 }  # fmt: skip
 NO_JAX = ("worlds", "data", "core/errors.py", "core/host_random.py", "core/batch.py",
