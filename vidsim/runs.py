@@ -171,7 +171,9 @@ def train_vae(run: VaeRun, workdir: str | Path, program: Program | None = None) 
     agree({"config": to_dict(run), "index": index.hash, "code": code_facts()["vidsim"]})
     program = program or vae_program(run, every)
     moments = program.task.moments
-    weights = first_weights(run.start, workdir, lambda: vae_start(run, moments))
+    weights = first_weights(
+        run.start, workdir, lambda: vae_start(run.start, run.autoencoding, run.run.seed, moments)
+    )
     _check_chips(program)
     shares = vae_shares(run, program)
     mine = {clips: share.rows for clips, share in shares.items()}
@@ -304,11 +306,15 @@ def train_denoiser(
     batches = packed_batches(
         cache, plan, run.run.steps, share.rows, share.tokens, tolerant=run.run.bad_data_limit > 0
     )
-    weights = first_weights(run.start, workdir, lambda: denoiser_start(run))
+    vae = Path(run.data.cache) / VAE_FOLDER
+    weights = first_weights(
+        run.start, workdir,
+        lambda: denoiser_start(run.start, run.denoising, vae, run.vae_hash, run.run.seed),
+    )  # fmt: skip
     folder = Workdir.open(workdir, to_dict(run), {"cache": cache.hash}, _free(), _understood)
     try:
         if jax.process_index() == 0:
-            copy_vae(Path(run.data.cache) / VAE_FOLDER, folder.path / VAE_FOLDER, run.vae_hash)
+            copy_vae(vae, folder.path / VAE_FOLDER, run.vae_hash)
         evaluations = {}
         if run.data.validation_cache is not None:
             held_out = LatentCache.open(run.data.validation_cache, run.vae_hash)

@@ -4,7 +4,7 @@ import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,16 +12,14 @@ import numpy as np
 from vidsim.config import to_dict
 from vidsim.core.errors import bad
 from vidsim.core.trees import as_float32, flatten, unflatten
-from vidsim.generate.model import VAE_FOLDER, Model, load, load_vae, vae_folder
+from vidsim.generate.model import Model, load, load_vae, vae_folder
 from vidsim.models.grow import continues, grown_patches, grown_vae, same_latents
 from vidsim.models.text import ByteEncoderConfig, with_words
 from vidsim.models.vae_linear import BlockMoments
 from vidsim.parallel.processes import agree
 from vidsim.store.weights import load_model
-from vidsim.tasks.autoencoding import Autoencoding
-
-if TYPE_CHECKING:
-    from vidsim.runs import DenoiserRun, VaeRun
+from vidsim.tasks.autoencoding import Autoencoding, AutoencodingConfig
+from vidsim.tasks.denoising import DenoisingConfig
 
 # What of a VaeConfig may differ from that of the autoencoder a run starts from.
 OF_DECODER = frozenset({"decoder_dim", "decoder_res_blocks", "dtype", "conv"})
@@ -41,34 +39,37 @@ def first_weights(
     return lambda: given.pop() if given else make()
 
 
-def vae_start(run: "VaeRun", moments: BlockMoments | None = None) -> Any:
+def vae_start(
+    start: str, cfg: AutoencodingConfig, seed: int, moments: BlockMoments | None = None
+) -> Any:
     """Weights of a run that starts from another autoencoder, as host arrays. What is new in the
     decoder is drawn from the seed; a new last convolution beside a linear map is zero, so that the
     decoder starts at what it had. More latent channels: see `models.grow`.
 
+    start    the other autoencoder: its folder, a work directory, a shipped model
     moments  of the data's blocks, for more latent channels
     Raises   BadInput when the encoder is of another shape, or channels are to be added without
              a principal start
     """
-    source, wanted = load_model(vae_folder(run.start)), to_dict(run.autoencoding.vae)
-    few, many = source.config["latent_channels"], run.autoencoding.vae.latent_channels
+    source, wanted = load_model(vae_folder(start)), to_dict(cfg.vae)
+    few, many = source.config["latent_channels"], cfg.vae.latent_channels
     grows = many > few
     free = {"latent_channels"} if grows else OF_DECODER
     for field in sorted(wanted.keys() - free):
         if source.config[field] != wanted[field]:
             raise bad(f"config.autoencoding.vae.{field}", f"{wanted[field]}",
-                      f"{source.config[field]}, as of start {run.start!r}")  # fmt: skip
+                      f"{source.config[field]}, as of start {start!r}")  # fmt: skip
     if grows and moments is None:
         raise bad("config.autoencoding.vae.latent_channels", f"{many}", f"{few}, as of start",
                   "further ones need autoencoding.start=principal")  # fmt: skip
     agree({"start": source.hash})
-    task = Autoencoding(run.autoencoding)
-    fresh, old = task.init(jax.random.key(run.run.seed)), as_float32(source.params)
-    print(f"vae: starts from {run.start}, {many - few} new channels", flush=True)
+    task = Autoencoding(cfg)
+    fresh, old = task.init(jax.random.key(seed)), as_float32(source.params)
+    print(f"vae: starts from {start}, {many - few} new channels", flush=True)
     if grows and moments is not None:
-        return fresh | {"vae": grown_vae(moments, old, fresh["vae"], run.autoencoding.motion)}
+        return fresh | {"vae": grown_vae(moments, old, fresh["vae"], cfg.motion)}
     flat = {path: np.asarray(value) for path, value in flatten(fresh["vae"]).items()}
-    if run.autoencoding.vae.linear:
+    if cfg.vae.linear:
         flat |= {path: np.zeros_like(value) for path, value in flat.items()
                  if path.startswith("decoder/conv_out/")}  # fmt: skip
     flat |= {path: np.asarray(value) for path, value in flatten(old).items()
@@ -76,27 +77,30 @@ def vae_start(run: "VaeRun", moments: BlockMoments | None = None) -> Any:
     return fresh | {"vae": unflatten(flat)}
 
 
-def denoiser_start(run: "DenoiserRun") -> Any:
-    """The averaged weights of the model at `start` of a resolved run, as host arrays. Words that
+def denoiser_start(start: str, cfg: DenoisingConfig, vae: Path, vae_hash: str, seed: int) -> Any:
+    """The averaged weights of the model at `start` for a resolved run, as host arrays. Words that
     only the run's vocabulary has are fresh; words that only the model's has are gone. Latents that
     begin with the model's own and have further channels: see `models.grow`.
 
+    cfg            of the run
+    vae, vae_hash  folder and identity of the autoencoder of its latents
+    seed           of new words
     Raises BadInput when it is another network, or of other latents
     """
-    model = load(run.start)
-    here, there, where = run.denoising, model.task.cfg, f"config.start {run.start!r}"
-    grows = _continues(run, model)
+    model = load(start)
+    here, there, where = cfg, model.task.cfg, f"config.start {start!r}"
+    grows = _continues(model, cfg, vae, vae_hash)
     if grows:
         dit = dataclasses.replace(there.dit, patch_width=here.dit.patch_width)
         there = dataclasses.replace(there, latent=here.latent, dit=dit)
-    if model.vae.hash != run.vae_hash and not grows or there.latent != here.latent:
+    if model.vae.hash != vae_hash and not grows or there.latent != here.latent:
         raise bad(where, f"is of latents of VAE {model.vae.hash[:12]}",
-                  f"the cache's VAE {run.vae_hash[:12]}, with its statistics")  # fmt: skip
+                  f"the cache's VAE {vae_hash[:12]}, with its statistics")  # fmt: skip
     if _unworded(there.text) != _unworded(here.text):
         raise bad(where, "has another text encoder", f"{here.text}, as the run")
     if field := here.dit.differs(there.dit):
         raise bad(f"config.denoising.dit.{field}", f"{getattr(here.dit, field)}",
-                  f"{getattr(there.dit, field)}, as of start {run.start!r}")  # fmt: skip
+                  f"{getattr(there.dit, field)}, as of start {start!r}")  # fmt: skip
     agree({"start": model.facts["weights_id"]})
     params, new = jax.tree.map(np.asarray, model.params), 0
     if grows:
@@ -104,22 +108,22 @@ def denoiser_start(run: "DenoiserRun") -> Any:
             params["dit"], model.task.cfg.latent, here.latent, here.channel_weight
         )
     if here.text is not None and there.text is not None and here.text.words != there.text.words:
-        params["text"] = with_words(params["text"], there.text, here.text.words, run.run.seed)
+        params["text"] = with_words(params["text"], there.text, here.text.words, seed)
         new = len(set(here.text.words) - set(there.text.words))
     print(
-        f"denoiser: starts from {run.start}, step {model.facts['step']}, {new} new words",
+        f"denoiser: starts from {start}, step {model.facts['step']}, {new} new words",
         flush=True,
     )
     return params
 
 
-def _continues(run: "DenoiserRun", model: Model) -> bool:
+def _continues(model: Model, cfg: DenoisingConfig, vae: Path, vae_hash: str) -> bool:
     """Whether the run's latents are of another autoencoder than the model's and begin with its."""
-    if model.vae.hash == run.vae_hash:
+    if model.vae.hash == vae_hash:
         return False
-    if not continues(model.task.cfg.latent, run.denoising.latent):
+    if not continues(model.task.cfg.latent, cfg.latent):
         return False
-    wider = load_vae(Path(run.data.cache) / VAE_FOLDER)
+    wider = load_vae(vae)
     return same_latents(model.vae.vae, model.vae.params, wider.vae, wider.params)
 
 

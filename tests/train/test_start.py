@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -39,6 +40,18 @@ from vidsim.tasks.autoencoding import AutoencodingConfig
 from vidsim.tasks.denoising import Denoising
 from vidsim.train.loop import RunSpec, build_program, train
 from vidsim.train.optim import OptimConfig
+
+
+def start_of(run):
+    """What a denoiser's run takes over."""
+    vae = Path(run.data.cache) / "vae"
+    return denoiser_start(run.start, run.denoising, vae, run.vae_hash, run.run.seed)
+
+
+def vae_start_of(run):
+    """What an autoencoder's run takes over."""
+    return vae_start(run.start, run.autoencoding, run.run.seed)
+
 
 STILL = OptimConfig(name="adamw", lr=1e-30, warmup_steps=0, schedule="constant")
 
@@ -84,9 +97,9 @@ def source(tmp_path_factory):
 
 
 def test_the_average_of_the_newest_checkpoint_is_what_a_run_starts_from(source):
-    equal(denoiser_start(source), denoiser_params())
+    equal(start_of(source), denoiser_params())
     run = dataclasses.replace(TASK.cfg.dit, loop="unroll", remat="full")  # how, not which
-    equal(denoiser_start(_with(source, dit=run)), denoiser_params())
+    equal(start_of(_with(source, dit=run)), denoiser_params())
 
 
 @pytest.mark.parametrize(
@@ -99,14 +112,14 @@ def test_the_average_of_the_newest_checkpoint_is_what_a_run_starts_from(source):
 )
 def test_another_network_text_encoder_or_latents_are_refused(source, changed, message):
     with pytest.raises(BadInput, match=message):
-        denoiser_start(_with(source, **changed))
+        start_of(_with(source, **changed))
 
 
 def test_words_of_both_vocabularies_keep_their_meaning_and_new_ones_are_fresh(source):
     worded = lambda *words: dataclasses.replace(TASK.cfg.text, words=words)  # noqa: E731
     old = denoiser_params()["text"]
     grown = with_words(old, TASK.cfg.text, ("red", "blue"), 0)
-    table = denoiser_start(_with(source, text=worded("red", "blue")))["text"]["bytes"]["table"]
+    table = start_of(_with(source, text=worded("red", "blue")))["text"]["bytes"]["table"]
     np.testing.assert_array_equal(table, grown["bytes"]["table"], "the run does the same")
     old_table = np.asarray(old["bytes"]["table"])
     np.testing.assert_array_equal(table[: len(old_table)], old_table)
@@ -131,7 +144,7 @@ def test_latents_of_another_autoencoder_are_refused(source, tmp_path):
     vae_hash = save_model(tmp_path / "vae", to_dict(VAE.cfg), other, {})
     data = LatentData(str(tmp_path))
     with pytest.raises(BadInput, match="is of latents of VAE"):
-        denoiser_start(dataclasses.replace(source, data=data, vae_hash=vae_hash))
+        start_of(dataclasses.replace(source, data=data, vae_hash=vae_hash))
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +177,7 @@ def test_a_decoder_starts_at_what_it_had_where_it_has_it(decoder_run):
     fits = dataclasses.replace(
         decoder_run, autoencoding=AutoencodingConfig(VAE.cfg, learn="decoder")
     )
-    equal(vae_start(fits)["vae"], vae_params())
+    equal(vae_start_of(fits)["vae"], vae_params())
 
 
 @pytest.mark.parametrize(
@@ -175,7 +188,7 @@ def test_an_encoder_of_another_shape_is_refused(decoder_run, change, message):
     vae = dataclasses.replace(VAE.cfg, **change)
     run = dataclasses.replace(decoder_run, autoencoding=AutoencodingConfig(vae, learn="decoder"))
     with pytest.raises(BadInput, match=message):
-        vae_start(run)
+        vae_start_of(run)
 
 
 def test_a_decoder_alone_needs_an_encoder_to_learn_for(decoder_run):
@@ -212,13 +225,13 @@ def test_wider_latents_keep_the_narrow_ones_and_their_denoiser_goes_on(tmp_path)
     limits = PlanConfig(LIMITS.tokens, LIMITS.text, LIMITS.segments, 4, 2)
     asked = DenoiserRun(LatentData(str(tmp_path / "cache")), here, limits, RunSpec(1),
                         start=str(tmp_path / "denoiser"), vae_hash=new.hash)  # fmt: skip
-    found = denoiser_start(asked)
+    found = start_of(asked)
     equal(found["text"], params["text"])
     equal(found["dit"]["blocks"], params["dit"]["blocks"])
     assert found["dit"]["head"]["out"]["w"].shape == (32, 12)
     shuffled = dataclasses.replace(here, latent=latent(new.extra | {"std": [0.5, 1.5, 1.0]}))
     with pytest.raises(BadInput, match="with its statistics"):
-        denoiser_start(dataclasses.replace(asked, denoising=shuffled))
+        start_of(dataclasses.replace(asked, denoising=shuffled))
 
 
 def save_denoiser(folder, task, vae_hash, vae):
