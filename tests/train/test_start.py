@@ -41,6 +41,8 @@ from vidsim.tasks.denoising import Denoising
 from vidsim.train.loop import RunSpec, build_program, train
 from vidsim.train.optim import OptimConfig
 
+STILL = OptimConfig(name="adamw", lr=1e-30, warmup_steps=0, schedule="constant")
+
 
 def start_of(run):
     """What a denoiser's run takes over."""
@@ -51,9 +53,6 @@ def start_of(run):
 def vae_start_of(run):
     """What an autoencoder's run takes over."""
     return vae_start(run.start, run.autoencoding, run.run.seed)
-
-
-STILL = OptimConfig(name="adamw", lr=1e-30, warmup_steps=0, schedule="constant")
 
 
 @pytest.fixture(scope="module")
