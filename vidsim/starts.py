@@ -80,7 +80,8 @@ def vae_start(
 def denoiser_start(start: str, cfg: DenoisingConfig, vae: Path, vae_hash: str, seed: int) -> Any:
     """The averaged weights of the model at `start` for a resolved run, as host arrays. Words that
     only the run's vocabulary has are fresh; words that only the model's has are gone. Latents that
-    begin with the model's own and have further channels: see `models.grow`.
+    begin with the model's own and have further channels: see `models.grow`. With another
+    `channel_weight` the network sees its patches as before.
 
     cfg            of the run
     vae, vae_hash  folder and identity of the autoencoder of its latents
@@ -103,10 +104,10 @@ def denoiser_start(start: str, cfg: DenoisingConfig, vae: Path, vae_hash: str, s
                   f"{getattr(there.dit, field)}, as of start {start!r}")  # fmt: skip
     agree({"start": model.facts["weights_id"]})
     params, new = jax.tree.map(np.asarray, model.params), 0
-    if grows:
-        params["dit"] = grown_patches(
-            params["dit"], model.task.cfg.latent, here.latent, here.channel_weight
-        )
+    if grows or here.channel_weight != there.channel_weight and len(here.latent.gain) > 1:
+        weights = there.channel_weight, here.channel_weight
+        old = model.task.cfg.latent
+        params["dit"] = grown_patches(params["dit"], old, here.latent, weights)
     if here.text is not None and there.text is not None and here.text.words != there.text.words:
         params["text"] = with_words(params["text"], there.text, here.text.words, seed)
         new = len(set(here.text.words) - set(there.text.words))

@@ -110,15 +110,16 @@ def test_motion_counts_as_often_as_asked():
         assert (np.sign(axis[0, 0]) != np.sign(axis[1, 0])) == moves, motion
 
 
-def test_a_denoiser_sees_and_says_of_the_old_channels_what_it_did():
-    patch, exponent = (1, 2, 2), 0.7
+@pytest.mark.parametrize("exponents", [(0.7, 0.7), (0.7, 0.3), (0.0, 1.0)])
+def test_a_denoiser_sees_and_says_of_the_old_channels_what_it_did(exponents):
+    patch = (1, 2, 2)
     old = LatentConfig(patch, (0.0,) * 3, (1.0,) * 3, (0.5, 0.3, 0.2))
     new = LatentConfig(patch, (0.0,) * 5, (1.0,) * 5, (*old.gain, 0.1, 0.05))
     cfg = DiTConfig(patch_width=12, text_width=8, width=16, heads=2, mlp_width=16, layers=1,
                     freq_width=8)  # fmt: skip
     narrow, wide = DiT(cfg), DiT(dataclasses.replace(cfg, patch_width=20))
     params = random_weights(narrow.init, 0)
-    grown = grown_patches(params, old, new, exponent)
+    grown = grown_patches(params, old, new, exponents)
     rng = np.random.default_rng(0)
     cells = rng.normal(size=(1, 6, 4, 5)).astype(np.float32)
     one = np.ones((1, 6), np.int32)
@@ -129,12 +130,14 @@ def test_a_denoiser_sees_and_says_of_the_old_channels_what_it_did():
     }  # fmt: skip
     text = rng.normal(size=(1, 3, 8)).astype(np.float32)
 
-    def run(dit, weights, x, latent):
+    def run(dit, weights, x, latent, exponent):
         scale = np.sqrt(np.asarray(channel_weights(latent, x.shape[-1], exponent)))
         return np.asarray(dit.apply(weights, x * scale, text, **rest))
 
-    before = run(narrow, params, cells[..., :3].reshape(1, 6, 12), old).reshape(1, 6, 4, 3)
-    after = run(wide, grown, cells.reshape(1, 6, 20), new).reshape(1, 6, 4, 5)
+    before = run(narrow, params, cells[..., :3].reshape(1, 6, 12), old, exponents[0]).reshape(
+        1, 6, 4, 3
+    )
+    after = run(wide, grown, cells.reshape(1, 6, 20), new, exponents[1]).reshape(1, 6, 4, 5)
     np.testing.assert_allclose(after[..., :3], before, atol=1e-5 * np.abs(before).max())
     assert not after[..., 3:].any()
 

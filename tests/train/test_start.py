@@ -28,7 +28,7 @@ from vidsim.data.crops import CropConfig
 from vidsim.data.plan import PlanConfig
 from vidsim.data.tokenizer import Tokenizer
 from vidsim.generate.model import vae_folder
-from vidsim.models.latents import LatentConfig
+from vidsim.models.latents import LatentConfig, channel_weights
 from vidsim.models.text import ByteEncoder, with_words
 from vidsim.models.vae import Vae
 from vidsim.runs import DenoiserRun, LatentData, VaeData, VaeRun, train_vae
@@ -99,6 +99,29 @@ def test_the_average_of_the_newest_checkpoint_is_what_a_run_starts_from(source):
     equal(start_of(source), denoiser_params())
     run = dataclasses.replace(TASK.cfg.dit, loop="unroll", remat="full")  # how, not which
     equal(start_of(_with(source, dit=run)), denoiser_params())
+
+
+def test_another_channel_weight_leaves_what_the_network_sees(tmp_path):
+    latent = LatentConfig((1, 2, 2), (0.0,) * 3, (1.0,) * 3, (0.5, 0.3, 0.1))
+    task = Denoising(dataclasses.replace(TASK.cfg, latent=latent, channel_weight=0.7))
+    vae_hash = save_model(tmp_path / "vae", to_dict(VAE.cfg), jax.device_get(vae_params()), {})
+    params = save_denoiser(tmp_path / "old", task, vae_hash, tmp_path / "vae")
+    limits = PlanConfig(LIMITS.tokens, LIMITS.text, LIMITS.segments, 4, 2)
+    run = DenoiserRun(LatentData("cache"), task.cfg, limits, RunSpec(1),
+                      start=str(tmp_path / "old"), vae_hash=vae_hash)  # fmt: skip
+    equal(start_of(run), params)
+    other = _with(run, channel_weight=0.2)
+    found = start_of(other)
+    rows = [tree["dit"]["inputs"]["patch"]["w"] for tree in (params, found)]
+    assert not np.allclose(*rows)
+    x = np.random.default_rng(0).normal(size=(5, 12))
+    seen = [
+        x
+        * np.sqrt(np.asarray(channel_weights(latent, 12, cfg.channel_weight)))
+        @ weights["dit"]["inputs"]["patch"]["w"]
+        for cfg, weights in ((task.cfg, params), (other.denoising, found))
+    ]
+    np.testing.assert_allclose(seen[1], seen[0], atol=1e-5)
 
 
 @pytest.mark.parametrize(

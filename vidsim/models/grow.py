@@ -87,18 +87,21 @@ def continues(old: LatentConfig, new: LatentConfig) -> bool:
     return heads[0] == heads[1] and len(new.mean) >= few
 
 
-def grown_patches(dit: Tree, old: LatentConfig, new: LatentConfig, exponent: float) -> Tree:
-    """A denoiser's weights for patches of more channels: it sees and says of the old ones what it
-    did, and nothing of the further ones.
+def grown_patches(
+    dit: Tree, old: LatentConfig, new: LatentConfig, exponents: tuple[float, float]
+) -> Tree:
+    """A denoiser's weights for patches of more channels (or as many): it sees and says of the old
+    ones what it did, and nothing of the further ones.
 
-    exponent  `channel_weight` of its configuration, which scales what it sees
+    exponents  `channel_weight` of the old and of the new configuration, which scale what it sees
     """
     flat = {path: np.asarray(value) for path, value in flatten(dit).items()}
     few, many, cells = len(old.mean), len(new.mean), int(np.prod(new.patch))
-    scale = np.sqrt(
-        np.asarray(channel_weights(old, few, exponent))
-        / np.asarray(channel_weights(new, many, exponent))[:few]
-    )  # both have mean 1, so the old channels' share of it shrinks
+    weights = [
+        np.asarray(channel_weights(latent, len(latent.mean), exponent))
+        for latent, exponent in zip((old, new), exponents, strict=True)
+    ]
+    scale = np.sqrt(weights[0] / weights[1][:few])
 
     def wider(x: np.ndarray, axis: int) -> np.ndarray:
         split = np.moveaxis(x, axis, -1)
