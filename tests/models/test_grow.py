@@ -147,6 +147,8 @@ def test_statistics_begin_with_the_old_ones():
     new = {"mean": [1.1, 4.0], "std": [2.1, 5.0], "gain": [3.1, 6.0], "clips": 2}
     grown = grown_facts(old, new)
     assert grown == {"mean": [1.0, 4.0], "std": [2.0, 5.0], "gain": [3.0, 6.0], "clips": 9}
+    bare = {name: old[name] for name in ("mean", "std", "clips")}
+    assert grown_facts(bare, new) == {name: grown[name] for name in ("mean", "std", "clips")}
 
     def latent(facts):
         return LatentConfig((1, 1, 1), *(tuple(facts[name]) for name in ("mean", "std", "gain")))

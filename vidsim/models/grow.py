@@ -121,7 +121,8 @@ def grown_patches(
 
 def grown_facts(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """Latent statistics of a wider autoencoder: the old channels', then what was measured of the
-    further ones."""
+    further ones. Of an old autoencoder without gains none are stated."""
     few = len(old["mean"])
-    tails = {name: old[name] + new[name][few:] for name in ("mean", "std", "gain")}
+    known = [name for name in ("mean", "std", "gain") if name in old]
+    tails = {name: old[name] + new[name][few:] for name in known}
     return {**old, **tails}
