@@ -123,6 +123,6 @@ def grown_facts(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """Latent statistics of a wider autoencoder: the old channels', then what was measured of the
     further ones. Of an old autoencoder without gains none are stated."""
     few = len(old["mean"])
-    known = [name for name in ("mean", "std", "gain") if name in old]
+    known: list[str] = [name for name in ("mean", "std", "gain") if name in old]
     tails = {name: old[name] + new[name][few:] for name in known}
     return {**old, **tails}
