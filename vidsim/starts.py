@@ -65,15 +65,18 @@ def vae_start(
     agree({"start": source.hash})
     task = Autoencoding(cfg)
     fresh, old = task.init(jax.random.key(seed)), as_float32(source.params)
-    print(f"vae: starts from {start}, {many - few} new channels", flush=True)
     if grows and moments is not None:
+        print(f"vae: starts from {start}, {many - few} new channels", flush=True)
         return fresh | {"vae": grown_vae(moments, old, fresh["vae"], cfg.motion)}
     flat = {path: np.asarray(value) for path, value in flatten(fresh["vae"]).items()}
     if cfg.vae.linear:
         flat |= {path: np.zeros_like(value) for path, value in flat.items()
                  if path.startswith("decoder/conv_out/")}  # fmt: skip
-    flat |= {path: np.asarray(value) for path, value in flatten(old).items()
-             if path in flat and flat[path].shape == value.shape}  # fmt: skip
+    kept = {path: np.asarray(value) for path, value in flatten(old).items()
+            if path in flat and flat[path].shape == value.shape}  # fmt: skip
+    print(f"vae: starts from {start}, {len(flat) - len(kept)} of {len(flat)} arrays are new",
+          flush=True)  # fmt: skip
+    flat |= kept
     return fresh | {"vae": unflatten(flat)}
 
 
