@@ -60,6 +60,7 @@ def test_truth_has_skill_one_and_every_trivial_clip_none(task, clips, library):
 
 def test_loops_return_to_their_start():
     for case in draw_cases("loop", WORLD, 4, SIZE, FRAMES, STRIDE):
+        assert " and back" in case.prompt
         assert (case.new[1] - case.new[0]) % STRIDE == 0 and case.new[1] == len(case.truth_THWC)
         wrap = np.hypot(*(case.track_T2[0] - case.track_T2[-1]))
         assert wrap == pytest.approx(longest_step(case.track_T2), rel=0.01)

@@ -7,7 +7,7 @@ import pytest
 
 from vidsim.core.errors import BadInput
 from vidsim.worlds import base
-from vidsim.worlds.shapes import floor, parse, read_background, read_motion, render, scene, score
+from vidsim.worlds.shapes import floor, motion, parse, read_background, read_motion, render, score
 from vidsim.worlds.shapes import vocabulary as v
 
 SQUARE, TALL = (64, 64), (80, 48)
@@ -166,7 +166,7 @@ def perfect(truth):
     objects = tuple(
         parse.ObjectReading(
             thing["colour"], thing["shape"], thing["size"], 0.05,
-            scene.positions(thing, truth["num_frames"]), thing["direction"],
+            motion.positions(thing, truth["num_frames"]), thing["direction"],
             float(np.hypot(*thing["velocity"])), thing["bounce"],
         )
         for thing in truth["objects"]

@@ -5,7 +5,7 @@ import pytest
 
 from tests.reference import shapes_supersampled as reference
 from vidsim.worlds import base
-from vidsim.worlds.shapes import render, scene
+from vidsim.worlds.shapes import motion, render
 from vidsim.worlds.shapes import vocabulary as v
 
 # Where an edge is curved or slanted, or two edges meet in a pixel, the renderer approximates: by up
@@ -55,7 +55,7 @@ def test_a_frame_is_background_and_objects_by_their_coverage():
         for t in (0, 4):
             frame = np.broadcast_to(tint, (48, 80, 3)).astype(float)
             for thing in truth["objects"]:
-                place = scene.positions(thing, 5)[t]
+                place = motion.positions(thing, 5)[t]
                 share = reference.coverage(thing["shape"], thing["half_extent"], place, 48, 80)
                 own = np.array(v.COLOURS[thing["colour"]], float)
                 frame = frame + share[..., None] * (own - frame)

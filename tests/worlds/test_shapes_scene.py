@@ -11,7 +11,7 @@ import pytest
 from tests.reference import shapes_supersampled as reference
 from vidsim.core.errors import BadInput
 from vidsim.worlds import base
-from vidsim.worlds.shapes import scene
+from vidsim.worlds.shapes import motion
 from vidsim.worlds.shapes import vocabulary as v
 
 MANY = 1500
@@ -56,7 +56,7 @@ def test_objects_of_long_clips_keep_moving_inside_the_frame(frames):
     moving, walls = 0, 0
     for info in (world.info(i) for i in range(60)):
         (thing,) = info.truth["objects"]
-        track = scene.positions(thing, frames)
+        track = motion.positions(thing, frames)
         assert (track >= 0).all() and (track <= [info.height, info.width]).all()
         if thing["speed"]:
             moving += 1
@@ -194,14 +194,14 @@ def test_motion_equals_a_simulation_with_elastic_walls(infos):
         if not thing["bounce"] or checked == 25:
             continue
         path = reference.simulate(thing["start"], thing["velocity"], thing["wall"], info.num_frames)
-        np.testing.assert_allclose(scene.positions(thing, info.num_frames), path, atol=1e-6)
+        np.testing.assert_allclose(motion.positions(thing, info.num_frames), path, atol=1e-6)
         checked += 1
     assert checked == 25
 
 
 def test_motion_words_agree_with_the_path(infos):
     for info, thing in things(infos):
-        path = scene.positions(thing, info.num_frames)
+        path = motion.positions(thing, info.num_frames)
         steps = np.diff(path, axis=0)
         if thing["speed"] is None:
             assert thing["direction"] == (v.STILL if info.num_frames > 1 else None)
@@ -219,7 +219,7 @@ def test_motion_words_agree_with_the_path(infos):
 def test_centres_stay_in_the_frame_and_some_objects_cross_its_border(infos):
     crossing = 0
     for info, thing in things(infos):
-        y, x = scene.positions(thing, info.num_frames).T
+        y, x = motion.positions(thing, info.num_frames).T
         assert y.min() >= 0 and x.min() >= 0 and y.max() <= info.height and x.max() <= info.width
         e, shape = thing["half_extent"], thing["shape"]
         outside = (
@@ -243,7 +243,7 @@ def test_objects_hide_little_of_each_other_and_relations_are_true(infos):
         assert min(told, key=told.get) == truth["relation"]
         for a, b in itertools.combinations(truth["objects"], 2):
             for t in (0, info.num_frames - 1):
-                away = np.hypot(*(scene.positions(a, t + 1)[t] - scene.positions(b, t + 1)[t]))
+                away = np.hypot(*(motion.positions(a, t + 1)[t] - motion.positions(b, t + 1)[t]))
                 assert away > 0.79 * (a["half_extent"] + b["half_extent"])
 
 
@@ -292,7 +292,7 @@ def test_a_moving_close_up_stays_whole_in_view_and_goes_where_its_caption_says()
         info = world.info(i)
         (thing,) = info.truth["objects"]
         directions[thing["direction"]] += 1
-        path_T2 = scene.positions(thing, info.num_frames)
+        path_T2 = motion.positions(thing, info.num_frames)
         e = thing["half_extent"]
         low = np.array([v.UP[thing["shape"]] * e, e])
         high = np.array([info.height - v.DOWN[thing["shape"]] * e, info.width - e])
@@ -334,7 +334,7 @@ def test_a_world_of_one_speed_moves_in_every_video_and_only_there(speed):
         (thing,) = info.truth["objects"]
         found[info.num_frames, thing["size"] == v.CLOSE, thing["speed"]] += 1
         if info.num_frames > 1 and not thing["bounce"]:
-            path_T2 = scene.positions(thing, info.num_frames)
+            path_T2 = motion.positions(thing, info.num_frames)
             sides = np.hypot(*(path_T2[-1] - path_T2[0])) / 8 * info.fps
             low, high = v.SPEEDS[speed]
             assert low - 1e-6 <= sides / min(info.height, info.width) <= high + 1e-6
@@ -345,3 +345,42 @@ def test_a_world_of_one_speed_moves_in_every_video_and_only_there(speed):
     assert f"speed={speed}" in world.spec and base.from_spec(world.spec) == world
     with pytest.raises(BadInput, match="speed 'quick'"):
         base.make("shapes", speed="quick")
+
+
+def test_what_returns_turns_inside_the_frame_and_is_told_so():
+    world = base.make("shapes", seed=8, size=300, objects=1, frames=(5, 17), returns=0.5)
+    found = collections.Counter()
+    for i in range(300):
+        info = world.info(i)
+        (thing,) = info.truth["objects"]
+        returns = "returns" in thing
+        found[info.num_frames, returns] += 1
+        assert all((" and back" in c.text) == returns for c in info.captions)
+        if not returns:
+            continue
+        path_T2 = motion.positions(thing, info.num_frames)
+        walled = reference.simulate(thing["start"], thing["velocity"], thing["wall"], 17)
+        np.testing.assert_allclose(path_T2, walled, atol=1e-6)
+        e = thing["half_extent"]
+        reach = np.array([v.UP[thing["shape"]] * e, e]), np.array([v.DOWN[thing["shape"]] * e, e])
+        assert (path_T2 >= reach[0] - 1e-6).all(), "it never meets the frame's border"
+        assert (path_T2 <= np.array([info.height, info.width]) - reach[1] + 1e-6).all()
+        along = (path_T2 - path_T2[0]) @ np.array(v.DIRECTIONS[thing["direction"]])
+        assert along.min() >= -1e-6 and along.argmax() < 16, "its start is an end of its way"
+        assert along[1] > 0 and along[-1] < along.max()
+    assert set(found) == {(5, False), (17, False), (17, True)}
+    assert 0.4 < found[17, True] / (found[17, True] + found[17, False]) < 0.6
+    assert base.from_spec(world.spec) == world and "returns=0.5" in world.spec
+
+
+def test_a_turn_needs_time_and_motion():
+    world = base.make("shapes", seed=8)
+    size = {"height": 64, "width": 64}
+    thing = world.scene_for(0, **size, num_frames=9, turn=v.BACK).truth["objects"][0]
+    assert thing["returns"] and thing["speed"]
+    with pytest.raises(BadInput, match="a turn, 5 frames"):
+        world.scene_for(0, **size, num_frames=5, turn=v.BACK)
+    with pytest.raises(BadInput, match="direction still"):
+        world.scene_for(0, **size, num_frames=9, turn=v.BACK, direction=v.STILL)
+    with pytest.raises(BadInput, match="a share from 0 to 1"):
+        base.make("shapes", returns=1.5)

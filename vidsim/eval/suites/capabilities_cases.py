@@ -1,14 +1,18 @@
 """What a capability is asked to do, on clips of a world whose continuation is known."""
 
 import dataclasses
+import json
+import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from vidsim.core.errors import bad
+from vidsim.core.host_random import stable_hash
 from vidsim.eval.suites.capabilities_score import Span, cross_fade, path, true_track
-from vidsim.worlds.base import ClipInfo, World
+from vidsim.worlds.base import Caption, ClipInfo, World
+from vidsim.worlds.shapes.caption import captions
 
 TASKS = ("animate", "forward", "backward", "join", "loop")
 # Short sides that the object must travel over the new frames, and the speed of the scenes. Between
@@ -79,7 +83,8 @@ def spans(task: str, frames: int, stride: int) -> Span:
 def make_case(task: str, world: World, info: ClipInfo, stride: int) -> Case | None:
     """The case of a scene, or None when its object does not do what the task is about.
 
-    A loop's truth is its clip played there and back, which returns to its start. In a join the
+    A loop's truth is its clip played there and back, which returns to its start and is captioned
+    so. In a join the
     object's two places must not overlap, or a cross-fade is as good as a way from one to the other.
     """
     truth = info.truth
@@ -95,12 +100,19 @@ def make_case(task: str, world: World, info: ClipInfo, stride: int) -> Case | No
             return None
         order = [*range(back + 2), *range(back, 0, -1)]
         video, track, new = video[order], track[order], (back + 2, len(order))
+        info = dataclasses.replace(info, captions=_there_and_back(truth))
     first, end = max(new[0] - 1, 0), min(new[1] + 1, len(video))
     if path(track[first:end]) < MOVES[task] * min(info.height, info.width):
         return None
     if task == "join" and np.hypot(*(track[end - 1] - track[first])) < 2 * thing["half_extent"]:
         return None
     return Case(task, video, new, track, info)
+
+
+def _there_and_back(truth: Mapping[str, Any]) -> tuple[Caption, Caption]:
+    """The captions of a scene whose object turns inside the frame, worded by the scene alone."""
+    told = {**truth, "objects": [{**truth["objects"][0], "bounce": True, "returns": True}]}
+    return captions(told, random.Random(stable_hash("loop words", json.dumps(truth))))
 
 
 def draw_cases(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from vidsim.worlds.base import World
-from vidsim.worlds.shapes.scene import positions
+from vidsim.worlds.shapes.motion import positions
 from vidsim.worlds.shapes.vocabulary import AREA
 
 Span = tuple[int, int]

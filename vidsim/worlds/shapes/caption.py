@@ -54,7 +54,7 @@ def misworded(
     now = ground[place] if place in ("pattern", "tint") else thing[place]
     if now not in ATTRIBUTES[attribute]:
         return None
-    new = {place: _pick(rng, tuple(word for word in ATTRIBUTES[attribute] if word != now))}
+    new = {place: v.pick(rng, tuple(word for word in ATTRIBUTES[attribute] if word != now))}
     if place in ("pattern", "tint"):
         return dict(truth) | {"background": ground | new}
     return dict(truth) | {"objects": [thing | new, *others]}
@@ -66,7 +66,7 @@ def _short(truth: Mapping[str, Any], rng: random.Random) -> str:
         f"{_article(thing['colour'])} {_name(thing)}{_motion(thing, verb)}"
         for thing in truth["objects"]
     ]
-    return _pick(rng, _PLACES).format(_join(things), _background(truth))
+    return v.pick(rng, _PLACES).format(_join(things), _background(truth))
 
 
 def _motion(thing: Mapping[str, Any], verb: bool) -> str:
@@ -75,6 +75,8 @@ def _motion(thing: Mapping[str, Any], verb: bool) -> str:
         return ""
     if direction == v.STILL:
         return " stays still" if verb else " staying still"
+    if "returns" in thing:
+        return f" {'moves' if verb else 'moving'} {direction} and back"
     word = ("bounces" if verb else "bouncing") if thing["bounce"] else "moves" if verb else "moving"
     return f" {word} {direction}"
 
@@ -116,7 +118,3 @@ def _background(truth: Mapping[str, Any]) -> str:
 
 def _join(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
-
-
-def _pick(rng: random.Random, options: tuple[str, ...]) -> str:
-    return options[int(rng.random() * len(options))]

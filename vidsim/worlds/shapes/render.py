@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vidsim.worlds.shapes import vocabulary as v
-from vidsim.worlds.shapes.scene import positions
+from vidsim.worlds.shapes.motion import positions
 
 # Width of the outline over the half extent; thin enough to leave the colour readable inside.
 OUTLINE = {

@@ -6,7 +6,8 @@ A truth is a plain dict of JSON values:
     objects, drawn in order, each: shape, colour, size (word), half_extent (pixels),
         start [y, x] (pixels, centre of area in frame 0), velocity [y, x] (pixels a frame),
         wall [low y, high y, low x, high x] (pixels, between which the centre is reflected) or None,
-        direction, speed, bounce, crosses (the border, in some frame)
+        direction, speed, bounce, crosses (the border, in some frame),
+        returns (only where the object turns inside the frame, at both ends of its way)
 """
 
 import math
@@ -14,16 +15,19 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from vidsim.core.errors import bad, nearest
 from vidsim.worlds.shapes import vocabulary as v
+from vidsim.worlds.shapes.motion import (
+    BOUNCE_FRAMES,
+    Frame,
+    at,
+    box_of,
+    drawn_motion,
+    drawn_way,
+    linear_start,
+)
 
 PERIODS = (16, 24, 32)  # of backgrounds, pixels; the longest only in frames of 96 and more
-CROSSING_SHARE = 0.15  # of the objects may reach over the frame's border
-BOUNCING_SHARE = 0.3  # of the moving objects in clips of at least BOUNCE_FRAMES
-BOUNCE_FRAMES = 9
-LONG_FRAMES = 33  # longest clip whose objects meet a wall once at most
 MOMENTS = (0.0, 1.0, 0.5, 0.25, 0.75)  # of a clip, at which objects are kept apart
 TRIES = 24  # placements tried for an object
 RESTARTS = 20  # of a scene in which one found no room
@@ -32,7 +36,7 @@ RESTARTS = 20  # of a scene in which one found no room
 PINS: dict[str, Sequence[str]] = {
     "pattern": v.PATTERNS, "tint": tuple(v.TINTS), "style": v.STYLES, "shape": v.SHAPES,
     "colour": tuple(v.COLOURS), "size": tuple(v.SIZES), "direction": (*v.DIRECTIONS, v.STILL),
-    "speed": tuple(v.SPEEDS),
+    "speed": tuple(v.SPEEDS), "turn": (v.BACK,),
 }  # fmt: skip
 
 
@@ -58,14 +62,17 @@ def draw_scene(
     anchored  periodic backgrounds start at the frame's corner, with the shortest period
     close     the one object, of an image or a clip of few frames, fills most of the frame
     Returns the truth (see the module)
-    Raises  BadInput for an unknown pin or word
+    Raises  BadInput for an unknown pin or word, or a turn in what is too short or still
     """
     check_pins(fixed)
+    if "turn" in fixed and (num_frames < BOUNCE_FRAMES or fixed.get("direction") == v.STILL):
+        raise bad("scene", f"a turn, {num_frames} frames, direction {fixed.get('direction')}",
+                  f"at least {BOUNCE_FRAMES} frames and something that moves")  # fmt: skip
     # What there is comes before where it is, so that one stream gives the same looks at every size.
     background = _background(rng, min(height, width), fixed)
     if anchored:
         background |= {"period": PERIODS[0], "phase": [0, 0]}
-    style = fixed.get("style") or _pick(rng, v.STYLES)
+    style = fixed.get("style") or v.pick(rng, v.STYLES)
     looks = _looks(rng, count, background["pattern"], split, fixed)
     frame = (height, width, num_frames, fps)
     if close:
@@ -94,17 +101,6 @@ def check_pins(fixed: Mapping[str, str]) -> None:
             raise bad("scene", f"unknown {name} {word!r}", nearest(word, PINS[name]))
 
 
-def positions(thing: Mapping[str, Any], num_frames: int) -> np.ndarray:
-    """float64 [T, 2]: centre of area (y, x) of an object in each frame, in pixels."""
-    steps = np.arange(num_frames)[:, None]
-    free = np.asarray(thing["start"]) + steps * np.asarray(thing["velocity"])
-    if thing["wall"] is None:
-        return free
-    low_y, high_y, low_x, high_x = thing["wall"]
-    low, high = np.array([low_y, low_x]), np.array([high_y, high_x])
-    return high - np.abs((free - low) % (2 * (high - low)) - (high - low))
-
-
 def _looks(
     rng: random.Random, count: int, pattern: str, split: str, fixed: Mapping[str, str]
 ) -> list[tuple[str, str]]:
@@ -113,8 +109,8 @@ def _looks(
     colours, shapes = tuple(v.COLOURS), v.SHAPES
     while len(looks) < count:
         pins = fixed if not looks else {}
-        colour = pins.get("colour") or _pick(rng, colours)
-        shape = pins.get("shape") or _pick(rng, shapes)
+        colour = pins.get("colour") or v.pick(rng, colours)
+        shape = pins.get("shape") or v.pick(rng, shapes)
         free = split == "all" or v.held_out(colour, shape, pattern) == (split == "heldout")
         pinned = "colour" in pins and "shape" in pins
         allowed = free or pinned or _hopeless(pins, pattern, split)
@@ -134,16 +130,13 @@ def _hopeless(pins: Mapping[str, str], pattern: str, split: str) -> bool:
 
 
 def _background(rng: random.Random, short: int, fixed: Mapping[str, str]) -> dict[str, Any]:
-    period = _pick(rng, PERIODS[:2] if short < 96 else PERIODS)
+    period = v.pick(rng, PERIODS[:2] if short < 96 else PERIODS)
     return {
-        "pattern": fixed.get("pattern") or _pick(rng, v.PATTERNS),
-        "tint": fixed.get("tint") or _pick(rng, tuple(v.TINTS)),
+        "pattern": fixed.get("pattern") or v.pick(rng, v.PATTERNS),
+        "tint": fixed.get("tint") or v.pick(rng, tuple(v.TINTS)),
         "period": period,
         "phase": [int(rng.random() * period), int(rng.random() * period)],
     }
-
-
-Frame = tuple[int, int, int, float]  # height, width, frames, frames a second
 
 
 def _place(
@@ -200,7 +193,7 @@ def _close_up(
     colour, shape = look
     low, high = (share * min(height, width) for share in v.CLOSE_EXTENT)
     for attempt in range(tries):
-        direction, speed, path = _drawn_motion(rng, num_frames, pins, attempt == 7)
+        direction, speed, path = drawn_motion(rng, num_frames, pins, attempt == 7)
         length = path * min(height, width) / fps * (num_frames - 1)
         step_y, step_x = v.DIRECTIONS.get(direction or "", (0.0, 0.0))
         dy, dx = length * step_y, length * step_x
@@ -208,11 +201,11 @@ def _close_up(
         if largest >= low:
             break
     extent = low + (min(high, largest) - low) * math.sqrt(rng.random())
-    box = _box(height, width, (v.UP[shape] * extent, v.DOWN[shape] * extent, extent), 1.0)
+    box = box_of(height, width, (v.UP[shape] * extent, v.DOWN[shape] * extent, extent), 1.0)
     frames = max(num_frames - 1, 1)
     return {
         "shape": shape, "colour": colour, "size": v.CLOSE, "half_extent": extent,
-        "start": [_linear_start(rng, *box[:2], dy), _linear_start(rng, *box[2:], dx)],
+        "start": [linear_start(rng, *box[:2], dy), linear_start(rng, *box[2:], dx)],
         "velocity": [dy / frames, dx / frames], "wall": None, "direction": direction,
         "speed": speed, "bounce": False, "crosses": False,
     }  # fmt: skip
@@ -232,10 +225,10 @@ def _object(
     colour, shape = look
     words = ("small",) if small else ("small", "medium", "large")[: 3 if count < 3 else 2]
     for attempt in range(8):
-        size = pins.get("size") or (_pick(rng, words) if attempt < 7 else "small")
+        size = pins.get("size") or (v.pick(rng, words) if attempt < 7 else "small")
         extent = v.half_extent(shape, rng.uniform(*v.SIZES[size]) * height * width)
         reach = (v.UP[shape] * extent, v.DOWN[shape] * extent, extent)
-        motion = _motion(rng, frame, reach, pins, calm, attempt)
+        motion = drawn_way(rng, frame, reach, pins, calm, attempt)
         if motion is not None:
             break
     assert motion is not None, "the last attempt accepts any motion"
@@ -248,112 +241,15 @@ def _object(
     }
 
 
-Reach = tuple[float, float, float]  # above, below and to each side of the centre, pixels
-
-
-def _motion(
-    rng: random.Random,
-    frame: Frame,
-    reach: Reach,
-    pins: Mapping[str, str],
-    calm: bool,
-    attempt: int,
-) -> dict[str, Any] | None:
-    """Start, velocity and walls; None when the drawn motion does not fit and may be drawn again."""
-    height, width, num_frames, fps = frame
-    short = min(height, width)
-    margin = 0.45 if rng.random() < CROSSING_SHARE else 1.0
-    direction, speed, path = _drawn_motion(rng, num_frames, pins, calm or attempt == 7)
-    length = path * short / fps * (num_frames - 1)
-    step_y, step_x = v.DIRECTIONS.get(direction or "", (0.0, 0.0))
-    delta = (length * step_y, length * step_x)
-    box = _box(height, width, reach, margin)
-    fits = abs(delta[0]) <= box[1] - box[0] and abs(delta[1]) <= box[3] - box[2]
-    bounce = (
-        num_frames >= BOUNCE_FRAMES
-        and length >= 0.3 * short
-        and (not fits or rng.random() < BOUNCING_SHARE)
-    )
-    wall = None
-    if bounce:
-        wall = _box(height, width, reach, 1.0)
-        rooms = (wall[1] - wall[0], wall[3] - wall[2])
-        once = num_frames <= LONG_FRAMES  # longer ones may meet walls several times
-        if attempt < 7 and once and any(abs(delta[a]) > 1.5 * rooms[a] for a in (0, 1)):
-            return None
-        start = _bouncing_start(rng, wall, delta, rooms)
-    else:
-        if not fits:
-            if attempt < 7 and margin == 1.0:
-                return None
-            box = _box(height, width, reach, 0.45)
-        start = [
-            _linear_start(rng, box[0], box[1], delta[0]),
-            _linear_start(rng, box[2], box[3], delta[1]),
-        ]
-    frames = max(num_frames - 1, 1)
-    return {
-        "start": start,
-        "velocity": [delta[0] / frames, delta[1] / frames],
-        "wall": None if wall is None else list(wall),
-        "direction": direction,
-        "speed": speed,
-        "bounce": bounce,
-    }
-
-
-def _drawn_motion(
-    rng: random.Random, num_frames: int, pins: Mapping[str, str], calm: bool
-) -> tuple[str | None, str | None, float]:
-    """Direction, speed word and short sides a second; an image has neither."""
-    if num_frames == 1:
-        return None, None, 0.0
-    direction = pins.get("direction")
-    if direction is None:
-        moves = "speed" in pins or not (calm or rng.random() < v.STILL_SHARE)
-        direction = _pick(rng, tuple(v.DIRECTIONS)) if moves else v.STILL
-    if direction == v.STILL:
-        return direction, None, 0.0
-    speed = pins.get("speed") or _pick(rng, tuple(v.SPEEDS))
-    return direction, speed, rng.uniform(*v.SPEEDS[speed])
-
-
-Box = tuple[float, float, float, float]  # low y, high y, low x, high x of a centre, pixels
-
-
-def _box(height: int, width: int, reach: Reach, margin: float) -> Box:
-    """Where the centre may be for at least `margin` of each reach to stay inside the frame."""
-    up, down, side = reach
-    return margin * up, height - margin * down, margin * side, width - margin * side
-
-
-def _linear_start(rng: random.Random, low: float, high: float, delta: float) -> float:
-    """A start in [low, high] whose end, start + delta, is inside too, as far as that can be."""
-    first, last = low - min(delta, 0.0), high - max(delta, 0.0)
-    return rng.uniform(first, last) if first < last else (first + last) / 2
-
-
-def _bouncing_start(
-    rng: random.Random, wall: Box, delta: tuple[float, float], rooms: tuple[float, float]
-) -> list[float]:
-    """A start from which the object meets a wall at 40 to 65% of its path."""
-    axis = 0 if abs(delta[0]) * rooms[1] > abs(delta[1]) * rooms[0] else 1
-    start = [_linear_start(rng, wall[2 * a], wall[2 * a + 1], delta[a]) for a in (0, 1)]
-    before = rng.uniform(0.4, 0.65) * delta[axis]
-    low, high = wall[2 * axis], wall[2 * axis + 1]
-    start[axis] = (high if delta[axis] > 0 else low) - before
-    return [min(max(start[a], wall[2 * a]), wall[2 * a + 1]) for a in (0, 1)]
-
-
 def _crosses(thing: Mapping[str, Any], frame: Frame) -> bool:
     """Whether part of the object lies outside the frame at the start or the end (walls: never)."""
     if thing["bounce"]:
         return False
     e, shape = thing["half_extent"], thing["shape"]
     reach = (v.UP[shape] * e, v.DOWN[shape] * e, e)
-    low_y, high_y, low_x, high_x = _box(frame[0], frame[1], reach, 1.0)
+    low_y, high_y, low_x, high_x = box_of(frame[0], frame[1], reach, 1.0)
     for step in (0, frame[2] - 1):
-        y, x = _at(thing, step)
+        y, x = at(thing, step)
         if not (low_y - 1e-6 <= y <= high_y + 1e-6 and low_x - 1e-6 <= x <= high_x + 1e-6):
             return True
     return False
@@ -365,23 +261,10 @@ def _apart(thing: Mapping[str, Any], other: Mapping[str, Any], num_frames: int) 
     moments = MOMENTS if thing["speed"] or other["speed"] else MOMENTS[:1]
     for part in moments:
         step = part * (num_frames - 1)
-        (y, x), (other_y, other_x) = _at(thing, step), _at(other, step)
+        (y, x), (other_y, other_x) = at(thing, step), at(other, step)
         if (y - other_y) ** 2 + (x - other_x) ** 2 < room:
             return False
     return True
-
-
-def _at(thing: Mapping[str, Any], step: float) -> tuple[float, float]:
-    """`positions` at one moment, without arrays."""
-    (y, x), (dy, dx), wall = thing["start"], thing["velocity"], thing["wall"]
-    y, x = y + step * dy, x + step * dx
-    if wall is None:
-        return y, x
-    room_y, room_x = wall[1] - wall[0], wall[3] - wall[2]
-    return (
-        wall[1] - abs((y - wall[0]) % (2 * room_y) - room_y),
-        wall[3] - abs((x - wall[2]) % (2 * room_x) - room_x),
-    )
 
 
 def _relation(first: Mapping[str, Any], second: Mapping[str, Any], short: int) -> str | None:
@@ -392,8 +275,3 @@ def _relation(first: Mapping[str, Any], second: Mapping[str, Any], short: int) -
     if abs(dx) > abs(dy):
         return "left of" if dx < 0 else "right of"
     return "above" if dy < 0 else "below"
-
-
-def _pick(rng: random.Random, words: Sequence[Any]) -> Any:
-    """One of the words, evenly; `random()` alone is the same in every Python version."""
-    return words[int(rng.random() * len(words))]

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from vidsim.worlds.shapes import vocabulary as v
+from vidsim.worlds.shapes.motion import positions
 from vidsim.worlds.shapes.parse import ObjectReading, Reading
-from vidsim.worlds.shapes.scene import positions
 
 OF_SCENE = ("background", "background_colour", "style", "count", "relation")
 OF_OBJECT = ("colour", "shape", "size", "direction", "speed", "bounce")

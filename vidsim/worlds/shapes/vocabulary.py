@@ -7,6 +7,9 @@ one for the other.
 
 import functools
 import math
+import random
+from collections.abc import Sequence
+from typing import Any
 
 from vidsim.core.host_random import stable_hash
 
@@ -91,6 +94,7 @@ DIRECTIONS: dict[str, tuple[float, float]] = {
     "up-right": (-_D, _D),
 }
 STILL = "still"
+BACK = "back"  # of a turn: the object goes there and back inside the frame
 STILL_SHARE = 0.2  # of the objects in videos
 
 # Short sides of the frame a second.
@@ -132,6 +136,11 @@ HELD_OUT_SHARE = 0.2
 def held_out(colour: str, shape: str, pattern: str) -> bool:
     """Whether the combination is kept for evaluation; the same in every world of any seed."""
     return stable_hash("shapes held out", colour, shape, pattern) < HELD_OUT_SHARE * 2**64
+
+
+def pick(rng: random.Random, words: Sequence[Any]) -> Any:
+    """One of the words, evenly; `random()` alone is the same in every Python version."""
+    return words[int(rng.random() * len(words))]
 
 
 def half_extent(shape: str, area_px: float) -> float:

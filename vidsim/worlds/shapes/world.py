@@ -16,6 +16,7 @@ from vidsim.worlds.shapes import render as drawing
 from vidsim.worlds.shapes import score
 from vidsim.worlds.shapes import vocabulary as v
 from vidsim.worlds.shapes.caption import captions, misworded
+from vidsim.worlds.shapes.motion import BOUNCE_FRAMES
 from vidsim.worlds.shapes.parse import Reading, parse
 from vidsim.worlds.shapes.scene import check_pins, draw_scene
 
@@ -46,6 +47,8 @@ class ShapesWorld:
     speed         "slow" or "fast": the first object of every video moves so, none stands still.
                   Clips of fast ones alone teach what a direction means much sooner, because there
                   the direction is most of what is left to tell
+    returns       share of the videos of 9 frames and more whose first object goes there and back
+                  inside the frame, "moves left and back"; for training: what a loop looks like
     """
 
     name: ClassVar[str] = "shapes"
@@ -63,6 +66,7 @@ class ShapesWorld:
     anchored: bool = False
     close: float = 0.0
     speed: str = ""
+    returns: float = 0.0
 
     def __post_init__(self) -> None:
         if self.split not in base.SPLITS:
@@ -74,6 +78,8 @@ class ShapesWorld:
         check_count(self.max_objects if self.objects is None else self.objects)
         if not 0.0 <= self.close <= 1.0:
             raise bad("shapes", f"close {self.close}", "a share from 0 to 1")
+        if not 0.0 <= self.returns <= 1.0:
+            raise bad("shapes", f"returns {self.returns}", "a share from 0 to 1")
         if self.speed and self.speed not in v.SPEEDS:
             raise bad("shapes", f"speed {self.speed!r}", nearest(self.speed, v.SPEEDS))
         sizes, frames = v.MIXES[self.mix]
@@ -107,6 +113,8 @@ class ShapesWorld:
         near = self.close > 0 and count == 1 and num_frames <= v.CLOSE_FRAMES
         near = near and (min(height, width) < SHORT or rng.random() < self.close)
         fixed = {"speed": self.speed} if self.speed else {}
+        if self.returns and not near and num_frames >= BOUNCE_FRAMES:
+            fixed |= {"turn": v.BACK} if rng.random() < self.returns else {}
         return self._info(rng, height, width, num_frames, count, fixed, near)
 
     def clip(self, i: int) -> base.Clip:
@@ -128,7 +136,8 @@ class ShapesWorld:
 
         objects  how many; None: as many as the world's own `objects`, or 1
         fixed    pinned attributes: pattern, tint and style of the scene; shape, colour, size,
-                 direction and speed of its first object. Otherwise the scene is a function of
+                 direction and speed of its first object; turn="back": it goes there and back.
+                 Otherwise the scene is a function of
                  (seed, split, i): one i gives the same looks at every size.
         Raises BadInput for an impossible size, duration, attribute or word
         """
