@@ -11,12 +11,12 @@ Purpose   one small model with every capability: 4x8x8 autoencoder, text encoder
 Command   python experiments/demo.py         makes vidsim/assets/demo; goes on where it stopped
           python experiments/demo.py --list  prints its commands: index, the autoencoder's
                                              training, encode, nine stages of training, the
-                                             autoencoder widened, encode, the last stage, export,
-                                             eval (vae, prompts, capabilities), export
+                                             autoencoder widened, encode, two more stages, export,
+                                             eval (vae, prompts, capabilities twice), export
 Hardware  2 CPU cores, 8 GiB; an accelerator where there is one
 Cost      about six hours on 2 CPU cores
 Target    colour and background 0.95, shape 0.80, direction 0.70 on held-out prompts; what
-          version 6 reaches: experiments/RESULTS.md
+          version 7 reaches: experiments/RESULTS.md
 Variants  :vae, :wide and the stages of CLIPS_OF, with :dit also without a name; each with debug-
           before it,
           a few steps; python experiments/demo.py --debug goes the whole road with them, in
@@ -34,10 +34,10 @@ from vidsim.config import override, to_dict
 from vidsim.quickstart import denoiser_run, vae_run
 
 ROOT = Path(__file__).resolve().parents[1]
-VERSION = 6
+VERSION = 7
 STEPS = {"vae": 150, "wide": 300, "images": 3500, "small": 1500, "ways": 7500, "motion": 500,
          "mixed": 750, "prompted": 1550, "all": 4800, "given": 900, "sizes": 480,
-         "dit": 6400}  # fmt: skip
+         "finer": 6400, "dit": 9000}  # fmt: skip
 STEPS |= {f"debug-{stage}": 2 for stage in STEPS if stage not in ("vae", "wide", "dit")}
 STEPS |= {"debug-vae": 3, "debug-wide": 3, "debug": 3}
 CLIPS = "world:shapes?split=train&objects=1&anchored=true&size={clips}&seed={seed}&close={close}"
@@ -50,6 +50,10 @@ LONG = CLIPS + "&frames=9,17&frame_weights=1,3&sizes=48x48,64x64&size_weights=1,
 USUAL = CLIPS + (  # at one speed each, or half of the clips would stand still or hardly move
     "&frames=5,9,17&frame_weights=2,4,3&sizes=48x48,64x64,48x80,80x48,48x96,64x96,96x64"
     "&size_weights=5,4,2,2,1,1,1&speed={speed}"
+)
+RETURNS = CLIPS + (  # there and back: what the way of a loop looks like
+    "&frames=9,17,33&frame_weights=2,5,1&sizes=48x48,64x64,64x96,96x64&size_weights=2,3,1,1"
+    "&speed=fast&returns=1"
 )
 STILLS = CLIPS + (
     "&frames=1&sizes=48x48,48x80,80x48,48x96,96x48,64x64,64x96,96x64,64x112,112x64,96x96,96x144,"
@@ -67,6 +71,7 @@ WEIGHTS, DEBUG_WEIGHTS = "0.36,0.2,0.24,0.16,0.03,0.006,0.004", "1,1,1,1,1,1,1"
 DEBUG_CLIPS = 40
 HELD_OUT = "shapes?split=heldout&seed={seed}&objects=1&anchored=true"
 TRIVIAL = "shapes?split=train&seed=0&objects=1&anchored=true"
+TASKS = "('animate','forward','backward','join','loop','loop_prompt')"
 SAMPLER = ("sampler.solver=euler", "sampler.steps=16")
 GUIDED = "sampler.guidance.scale={}"  # less where frames are given: they say most themselves
 ENCODE = ("geometry.vae_stride=(4,8,8)", "geometry.patch=(1,1,1)", "geometry.max_area=0",
@@ -115,8 +120,11 @@ STAGES = {
     "given": (*masks(0, 1, 0, 0, 0, 0, 0, 0), *few_tokens(6.0, SOON)),
     "sizes": (*masks(0.6, 0.2, 0.06, 0.04, 0.02, 0.02, 0.04, 0.02), *few_tokens(3.0, SOON),
               "plan.row_text=448"),
-    "dit": (*masks(0.42, 0.17, 0.12, 0.1, 0.03, 0.03, 0.1, 0.05), SOON, *EVERYTHING,
-            "optim.decay_share=0.8"),
+    "finer": (*masks(0.42, 0.17, 0.12, 0.1, 0.03, 0.03, 0.1, 0.05), SOON, *EVERYTHING,
+              "optim.decay_share=0.8"),
+    # the new channels count here: before, they weighed too little to be learnt
+    "dit": (*masks(0.4, 0.17, 0.12, 0.1, 0.02, 0.02, 0.12, 0.05), SOON, *EVERYTHING,
+            "optim.decay_share=0.8", "denoising.channel_weight=0.35"),
 }  # fmt: skip
 CLIPS_OF = {
     "images": ("images",),
@@ -128,8 +136,10 @@ CLIPS_OF = {
     "all": ("train", "small", "motion", "long"),
     "given": ("slow", "fast"),
     "sizes": ("stills", "slow", "fast"),
-    "dit": ("train", "stills", "slow", "fast", "long", "motion"),
+    "finer": ("train", "stills", "slow", "fast", "long", "motion"),
+    "dit": ("train", "stills", "slow", "fast", "long", "motion", "returns"),
 }  # what each stage trains on; it starts from the weights of the one before
+ON_WIDE = ("finer", "dit")  # stages on the latents of the wide autoencoder
 SMALL = (
     "denoising.dit.width=32", "denoising.dit.heads=2", "denoising.dit.mlp_width=64",
     "denoising.dit.layers=1", "denoising.dit.loop=scan", "denoising.text.layers=1",
@@ -190,12 +200,13 @@ def worlds(debug: bool) -> dict[str, str]:
         "fast": of(USUAL, 8_000, 6, 0.2, speed="fast"),
         "moving": of(MOVING, 12_000, 7, 0.1),
         "stills": of(STILLS, 24_000, 8, 0.3),
+        "returns": of(RETURNS, 8_000, 9, 0.0),
     }
 
 
 def cache(home: str, stage: str, name: str) -> str:
-    """The folder of the latents of some clips; the last stage's come from the wide autoencoder."""
-    return f"{home}/{'wide' if stage == 'dit' else 'latents'}-{name}"
+    """The folder of the latents of some clips."""
+    return f"{home}/{'wide' if stage in ON_WIDE else 'latents'}-{name}"
 
 
 def commands(debug: bool, home: str, asset: str) -> list[tuple[list[str], str]]:
@@ -204,8 +215,8 @@ def commands(debug: bool, home: str, asset: str) -> list[tuple[list[str], str]]:
     scores = f"{home}/scores"
     export = ["export", "--ckpt", f"{home}/dit", "--max-mb", "10", "--out"]
     card = ["--name", f"vidsim demo {VERSION}", "--license", licence(), "--vae-run", f"{home}/wide"]
-    for suite in suites(debug):
-        card += ["--scores", f"{scores}/{suite}"]
+    for name in suites(debug):
+        card += ["--scores", f"{scores}/{name}"]
     before = dict(zip(tuple(CLIPS_OF)[1:], CLIPS_OF, strict=False))  # whose weights a stage takes
 
     def autoencoder(name: str, clips: str, *more: str) -> tuple[list[str], str]:
@@ -227,8 +238,9 @@ def commands(debug: bool, home: str, asset: str) -> list[tuple[list[str], str]]:
         return ["train", f"--config={me}:{name}", "--workdir", f"{home}/{stage}",
                 f"data.cache={first}", *more, *start], ""  # fmt: skip
 
-    early = tuple(stage for stage in CLIPS_OF if stage != "dit")
-    narrow = ["train", *(name for name in worlds(debug) if name not in ("train", "moving"))]
+    early = tuple(stage for stage in CLIPS_OF if stage not in ON_WIDE)
+    late = {"train", "moving", "returns"}  # the first is encoded first, for its words
+    narrow = ["train", *(name for name in worlds(debug) if name not in late)]
     return [
         *((["index", spec, "--out", f"{home}/{name}.parquet"], f"{home}/{name}.parquet")
           for name, spec in worlds(debug).items()),
@@ -237,28 +249,31 @@ def commands(debug: bool, home: str, asset: str) -> list[tuple[list[str], str]]:
         *(train(stage) for stage in early),
         autoencoder("wide", "moving", f"start={home}/vae"),
         *(encode("wide", "dit", name) for name in CLIPS_OF["dit"]),
-        train("dit"),
+        *(train(stage) for stage in ON_WIDE),
         ([*export, f"{home}/bare"], f"{home}/bare/config.json"),
-        *((["eval", "--ckpt", f"{home}/bare", "--suite", suite, "--out", f"{scores}/{suite}",
-            *more], f"{scores}/{suite}/results.json") for suite, more in suites(debug).items()),
+        *((["eval", "--ckpt", f"{home}/bare", "--out", f"{scores}/{name}", "--suite", *words],
+           f"{scores}/{name}/results.json") for name, words in suites(debug).items()),
         ([*export, asset, *card], f"{asset}/config.json"),
     ]  # fmt: skip
 
 
 def suites(debug: bool) -> dict[str, list[str]]:
-    """The settings of the suites whose scores the card shows."""
-    held_out = HELD_OUT.format(seed=3)
+    """Suites whose scores the card shows, and their settings, by the name of their folder."""
+    more = [f"world={HELD_OUT.format(seed=3)}", f"training={TRIVIAL}", *SAMPLER,
+            GUIDED.format(1.5)]  # fmt: skip
     found = {
-        "vae": ["clips=4" if debug else "clips=72"],
-        "prompts": [f"world={HELD_OUT.format(seed=2)}", f"prompts={4 if debug else 288}",
+        "vae": ["vae", "clips=4" if debug else "clips=72"],
+        "prompts": ["prompts", f"world={HELD_OUT.format(seed=2)}", f"prompts={4 if debug else 288}",
                     "frames=(1,5,9)", *SAMPLER, GUIDED.format(3.0)],
-        "capabilities": [f"clips={1 if debug else 16}", f"world={held_out}",
-                         f"training={TRIVIAL}", *SAMPLER, GUIDED.format(1.5)],
+        "capabilities": ["capabilities", f"clips={1 if debug else 48}", f"tasks={TASKS}", *more],
+        "edits": ["capabilities", f"clips={1 if debug else 16}",
+                  "tasks=('edit','beginnings','sizes')", *more],
     }  # fmt: skip
     if debug:
         found["prompts"] += ["sampler.steps=1", "sizes=((48,48),)", "frames=(5,)", "vae_prompts=0"]
-        found["capabilities"] += ["sampler.steps=1", "tasks=('animate',)", "library=2",
-                                  "size=(48,48)", "frames=9"]  # fmt: skip
+        small = ["sampler.steps=1", "library=2", "size=(48,48)", "frames=9"]
+        found["capabilities"] += [*small, "tasks=('animate',)"]
+        found["edits"] += [*small, "tasks=('edit',)", "strengths=(0.5,)"]
     return found
 
 

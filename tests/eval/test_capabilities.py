@@ -8,7 +8,7 @@ from vidsim.core.errors import BadInput
 from vidsim.eval.score import score_of
 from vidsim.eval.stats import wilson
 from vidsim.eval.suites import capabilities
-from vidsim.eval.suites.capabilities import CapabilitiesSuite, judge_all, task_scores
+from vidsim.eval.suites.capabilities import CapabilitiesSuite, judge_all
 from vidsim.eval.suites.capabilities_beginnings import (
     beginning_scores,
     compare,
@@ -17,8 +17,17 @@ from vidsim.eval.suites.capabilities_beginnings import (
 from vidsim.eval.suites.capabilities_cases import TASKS, draw_cases, make_library, spans
 from vidsim.eval.suites.capabilities_edit import best_strength, judge_edit, other_background
 from vidsim.eval.suites.capabilities_long import judge_window, long_scores, windows_of
-from vidsim.eval.suites.capabilities_score import Bars, cross_fade, longest_step, path, skill
+from vidsim.eval.suites.capabilities_loops import judge_loop, references, seam_score
+from vidsim.eval.suites.capabilities_score import (
+    Bars,
+    cross_fade,
+    longest_step,
+    path,
+    skill,
+    task_scores,
+)
 from vidsim.eval.suites.capabilities_sizes import SIZES, new_aspects, share_right, size_scores
+from vidsim.generate.loop import seam
 from vidsim.worlds.base import from_spec
 from vidsim.worlds.reader import read_clips
 
@@ -252,3 +261,32 @@ def test_bad_settings_are_refused():
         CapabilitiesSuite(strengths=())
     with pytest.raises(BadInput, match="tokens"):
         capabilities.run(make_model(), CapabilitiesSuite(clips=1, library=1, size=(128, 128)))
+
+
+@pytest.mark.parametrize("clips", [3, pytest.param(24, marks=pytest.mark.slow)])
+def test_only_what_goes_there_and_back_is_a_loop_of_a_prompt(clips):
+    cases = draw_cases("loop", WORLD, clips, SIZE, FRAMES, STRIDE)
+    videos = references(WORLD, cases, 16)
+    marks = {
+        name: [judge_loop(WORLD, video, case) for video, case in zip(made, cases, strict=True)]
+        for name, made in videos.items()
+    }
+    joint = {name: np.mean([row["joint"] for row in rows]) for name, rows in marks.items()}
+    assert joint.pop("truth") >= 0.95, marks["truth"]
+    assert max(joint.values()) <= 0.05, joint
+    assert all(row["continuity"] == 0.0 for row in marks["one way"]), "it leaps back to its start"
+    assert all(row["motion"] == 0.0 for row in marks["frozen frame"])
+    for case, video in zip(cases, videos["truth"], strict=True):
+        turned = np.roll(video, 5, 0)
+        assert judge_loop(WORLD, turned, case)["joint"] == 1.0, "a circle begins anywhere"
+
+
+def test_the_seam_of_loops_is_told_beside_their_motion():
+    def steps(*jumps):  # flat frames whose brightness changes by these steps
+        return np.cumsum([0, *jumps]).astype(np.uint8)[:, None, None, None].repeat(3, 3)
+
+    smooth, leaping = seam(steps(2, 2, -2)), seam(steps(2, 2, 2))
+    score = seam_score({"model": [smooth] * 3, "merely repeated": [leaping] * 3,
+                        "truth": [smooth] * 3})  # fmt: skip
+    assert score.value == score.floor == 1.0 and score.direction == "lower"
+    assert score.baselines["merely repeated"] == 3.0 and score.baselines["motion, model"] == 2.0

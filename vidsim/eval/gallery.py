@@ -46,11 +46,13 @@ class GalleryConfig:
 
 @dataclass(frozen=True)
 class Scene:
-    """What an example starts from: a model, its settings, three cases of the world."""
+    """What an example starts from: a model, its settings, three cases of the world and one whose
+    object goes there and back."""
 
     model: Model
     config: GalleryConfig
     cases: tuple[Case, Case, Case]
+    turning: Case
 
     def request(self, case: int, frames: int = 1, prompt: str | None = None) -> Request:
         """The request of a case's prompt."""
@@ -70,7 +72,8 @@ def gallery(model: Model, config: GalleryConfig, progress: Progress | None = Non
     world, stride = from_spec(config.world), model.grid.time_stride
     for capability in ("animate", "extend forward", "extend backward", "join"):
         require_training(model, capability)
-    scene = Scene(model, config, _cases(world, config, stride))
+    (turning,) = draw_cases("loop", world, 1, config.size, config.frames, stride)
+    scene = Scene(model, config, _cases(world, config, stride), turning)
     lay_out(model, [scene.request(i, config.frames) for i in range(3)])
     samples = []
     for number, (make, group) in enumerate(EXAMPLES):
@@ -133,19 +136,19 @@ def _backward(scene: Scene) -> Example:
 
 
 def _loop(scene: Scene) -> Example:
-    stride = scene.model.grid.time_stride
+    turning, stride = scene.turning, scene.model.grid.time_stride
     period = max(2, (scene.config.frames - 1) // stride) * stride
-    request = scene.request(1, period)
+    request = Request(turning.prompt, *scene.config.size, period, turning.info.fps,
+                      scene.config.seed)  # fmt: skip
     (loop,) = loop_prompt(scene.model, [request], scene.config.sampler)
     (naive,) = naive_loop(scene.model, [request], scene.config.sampler)
     line = f"{request.prompt} ({loop.notices[0]}; {naive.notices[0]})"
     yield "loop of a prompt", line, loop.fps, [_view(loop, "loop"), _view(naive, "merely repeated")]
-    plan = plan_window(scene.model, *scene.config.size, WindowConfig())
-    back = max(1, plan.latents // 2 - 1) * stride
-    given = scene.clip(1)[: _half(scene)]
-    (closed,) = loop_clip(scene.model, given, [scene.request(1)], back, scene.config.sampler)
+    back = turning.new[1] - turning.new[0]
+    one = dataclasses.replace(request, num_frames=1)
+    (closed,) = loop_clip(scene.model, turning.before, [one], back, scene.config.sampler)
     yield "loop of a clip", f"{request.prompt} ({closed.notices[0]})", closed.fps, [
-        View(given, "given"), _view(closed, "loop")
+        View(turning.before, "given"), _view(closed, "loop")
     ]  # fmt: skip
 
 

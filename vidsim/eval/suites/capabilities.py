@@ -1,5 +1,5 @@
-"""Suite `capabilities`: animate, extend, join, loop, edit, several beginnings of one end, any size,
-scored on clips whose truth is known.
+"""Suite `capabilities`: animate, extend, join, loop clips and prompts, edit, several beginnings of
+one end, any size, scored on clips whose truth is known.
 
 Every score is joint (see capabilities_score.py) and stands beside what costs nothing: the frozen
 frame, the nearest training clip, the mean clip, the cross-fade.
@@ -14,8 +14,7 @@ import numpy as np
 
 from vidsim.core.errors import bad, nearest
 from vidsim.eval.result import Sample, SuiteResult, View
-from vidsim.eval.score import Score, score_of
-from vidsim.eval.stats import clip_bootstrap, paired_bootstrap, wilson
+from vidsim.eval.score import Score
 from vidsim.eval.suites.capabilities_beginnings import BeginningRows, beginning_rows
 from vidsim.eval.suites.capabilities_cases import (
     TASKS,
@@ -28,7 +27,8 @@ from vidsim.eval.suites.capabilities_cases import (
 )
 from vidsim.eval.suites.capabilities_edit import EditRows, edit_rows
 from vidsim.eval.suites.capabilities_long import LongRows, long_rows
-from vidsim.eval.suites.capabilities_score import CHECKS, judge, skill
+from vidsim.eval.suites.capabilities_loops import LoopRows, loop_rows
+from vidsim.eval.suites.capabilities_score import CHECKS, judge, task_scores
 from vidsim.eval.suites.capabilities_sizes import SIZES, SizeRows, size_rows
 from vidsim.eval.suites.vae import reconstruct
 from vidsim.generate.extend import animate, extend
@@ -42,8 +42,8 @@ from vidsim.worlds.base import World, from_spec
 
 Progress = Callable[[str, int, int], None]
 Marks = dict[str, list[dict[str, float]]]
-Rows = EditRows | BeginningRows | SizeRows | LongRows
-MORE = ("edit", "beginnings", "sizes", "long")  # tasks with rows of their own
+Rows = LoopRows | EditRows | BeginningRows | SizeRows | LongRows
+MORE = ("loop_prompt", "edit", "beginnings", "sizes", "long")  # tasks with rows of their own
 NEEDS = {"animate": "animate", "forward": "extend forward", "backward": "extend backward",
          "join": "join", "loop": "join"}  # fmt: skip
 
@@ -68,7 +68,7 @@ class CapabilitiesSuite:
     sampler    how clips are made
     """
 
-    tasks: tuple[str, ...] = (*TASKS, "edit", "beginnings", "sizes")
+    tasks: tuple[str, ...] = (*TASKS, "loop_prompt", "edit", "beginnings", "sizes")
     clips: int = 32
     world: str = "shapes?split=heldout&seed=3&objects=1"
     training: str = "shapes?split=train&seed=0&objects=1"
@@ -120,7 +120,8 @@ def run(model: Model, suite: CapabilitiesSuite, progress: Progress | None = None
         samples += _samples(task, cases, videos, marks, suite)
         clips += outcome_rows(marks, cases)
     more: dict[str, Callable[..., Rows]] = {
-        "edit": edit_rows, "beginnings": beginning_rows, "sizes": size_rows, "long": long_rows,
+        "loop_prompt": loop_rows, "edit": edit_rows, "beginnings": beginning_rows,
+        "sizes": size_rows, "long": long_rows,
     }  # fmt: skip
     for task in MORE:
         if task in suite.tasks:
@@ -209,35 +210,6 @@ def judge_all(
             if progress:
                 progress(f"judge {case.task}", done, of)
     return marks, videos
-
-
-def task_scores(task: str, marks: Marks) -> list[Score]:
-    """Rows of one task: joint score, skill, what is gained over the best trivial clip, checks."""
-    joint = {name: [row["joint"] for row in rows] for name, rows in marks.items()}
-    ours, truth = joint.pop("model"), joint.pop("truth")
-    through = {name: float(np.mean(joint.pop(name))) for name in ("VAE",) if name in joint}
-    value, best = skill(ours, joint, truth)
-    room = float(np.mean(truth)) - float(np.mean(joint[best]))
-    gain = paired_bootstrap(np.asarray(ours), np.asarray(joint[best]))
-    baselines = {name: float(np.mean(rows)) for name, rows in joint.items()}
-    floor = float(np.mean(truth))
-    scaled = dataclasses.replace(
-        gain, value=value, low=gain.low / room if room > 0 else np.nan,
-        high=gain.high / room if room > 0 else np.nan,
-    )  # fmt: skip
-    rows = [
-        score_of(f"capabilities/{task}", wilson(sum(ours), len(ours)), "higher", floor=floor,
-                 baselines=baselines | through, unit="share"),
-        score_of(f"capabilities/{task}_skill", scaled, "higher", floor=1.0, baselines={best: 0.0}),
-    ]  # fmt: skip
-    for check in CHECKS:
-        mine = clip_bootstrap(np.asarray([row[check] for row in marks["model"]]))
-        true = float(np.mean([row[check] for row in marks["truth"]]))
-        others = {name: float(np.mean([row[check] for row in marks[name]]))
-                  for name in (*joint, *through)}  # fmt: skip
-        rows.append(score_of(f"capabilities/{task}/{check}", mine, "higher", floor=true,
-                             baselines=others, unit="share"))  # fmt: skip
-    return rows
 
 
 def _samples(

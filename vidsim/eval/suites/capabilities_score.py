@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from vidsim.eval.score import Score, score_of
+from vidsim.eval.stats import clip_bootstrap, paired_bootstrap, wilson
 from vidsim.worlds.base import World
 from vidsim.worlds.shapes.motion import positions
 from vidsim.worlds.shapes.vocabulary import AREA
@@ -162,3 +164,39 @@ def skill(
     base = float(np.mean(trivial[best]))
     room = float(np.mean(truth)) - base
     return ((float(np.mean(model)) - base) / room if room > 0 else math.nan), best
+
+
+def task_scores(
+    task: str,
+    marks: Mapping[str, Sequence[Mapping[str, float]]],
+    beside: Sequence[str] = ("VAE",),
+) -> list[Score]:
+    """Rows of one task: joint score, skill, what is gained over the best trivial clip, checks.
+
+    marks   of "model", "truth" and the trivial ones, and of what is shown `beside` them but is none
+    """
+    joint = {name: [row["joint"] for row in rows] for name, rows in marks.items()}
+    ours, truth = joint.pop("model"), joint.pop("truth")
+    through = {name: float(np.mean(joint.pop(name))) for name in beside if name in joint}
+    value, best = skill(ours, joint, truth)
+    room = float(np.mean(truth)) - float(np.mean(joint[best]))
+    gain = paired_bootstrap(np.asarray(ours), np.asarray(joint[best]))
+    baselines = {name: float(np.mean(rows)) for name, rows in joint.items()}
+    floor = float(np.mean(truth))
+    scaled = dataclasses.replace(
+        gain, value=value, low=gain.low / room if room > 0 else np.nan,
+        high=gain.high / room if room > 0 else np.nan,
+    )  # fmt: skip
+    rows = [
+        score_of(f"capabilities/{task}", wilson(sum(ours), len(ours)), "higher", floor=floor,
+                 baselines=baselines | through, unit="share"),
+        score_of(f"capabilities/{task}_skill", scaled, "higher", floor=1.0, baselines={best: 0.0}),
+    ]  # fmt: skip
+    for check in CHECKS:
+        mine = clip_bootstrap(np.asarray([row[check] for row in marks["model"]]))
+        true = float(np.mean([row[check] for row in marks["truth"]]))
+        others = {name: float(np.mean([row[check] for row in marks[name]]))
+                  for name in (*joint, *through)}  # fmt: skip
+        rows.append(score_of(f"capabilities/{task}/{check}", mine, "higher", floor=true,
+                             baselines=others, unit="share"))  # fmt: skip
+    return rows
