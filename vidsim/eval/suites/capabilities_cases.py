@@ -84,8 +84,8 @@ def make_case(task: str, world: World, info: ClipInfo, stride: int) -> Case | No
     """The case of a scene, or None when its object does not do what the task is about.
 
     A loop's truth is its clip played there and back, which returns to its start and is captioned
-    so. In a join the
-    object's two places must not overlap, or a cross-fade is as good as a way from one to the other.
+    so. The object's places at the two ends of a join, or of a loop's way, must not overlap, or a
+    cross-fade is as good as a way from one to the other.
     """
     truth = info.truth
     thing = truth["objects"][0]
@@ -106,7 +106,14 @@ def make_case(task: str, world: World, info: ClipInfo, stride: int) -> Case | No
         return None
     if task == "join" and np.hypot(*(track[end - 1] - track[first])) < 2 * thing["half_extent"]:
         return None
+    if task == "loop" and not _apart(*world.boxes(truth)[[0, first - 1], 0]):
+        return None
     return Case(task, video, new, track, info)
+
+
+def _apart(one_4: np.ndarray, other_4: np.ndarray) -> bool:
+    """Whether two boxes (y0, x0, y1, x1, pixels) have a pixel or more between them."""
+    return bool(max(*(one_4[:2] - other_4[2:]), *(other_4[:2] - one_4[2:])) >= 1.0)
 
 
 def _there_and_back(truth: Mapping[str, Any]) -> tuple[Caption, Caption]:

@@ -37,6 +37,7 @@ from vidsim.worlds.shapes.vocabulary import DIRECTIONS
 
 Progress = Callable[[str, int, int], None]
 TASK, NAIVE = "loop_prompt", "merely repeated"
+LOOP_BARS = Bars(looked=9)  # every other frame of a short loop, of which one may be misread
 
 
 class LoopsSuite(Protocol):
@@ -129,11 +130,11 @@ def judge_loop(
     world: World,
     video_THWC: np.ndarray,
     case: Case,
-    bars: Bars = Bars(),  # noqa: B008 (frozen)
+    bars: Bars = LOOP_BARS,
 ) -> dict[str, float]:
     """Each condition (1.0 or 0.0) and "joint", their product, of one period of a loop.
 
-    The bars are those of `judge`; "direction" is the axis of the way, to and fro alike.
+    The bars are as in `judge`; "direction" is the axis of the way, to and fro alike.
     """
     thing, period = case.info.truth["objects"][0], len(video_THWC)
     closed = np.concatenate([video_THWC, video_THWC[:1]])
