@@ -1,5 +1,7 @@
 """The joint score: the truth has it, what costs nothing does not."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -73,6 +75,17 @@ def test_loops_return_to_their_start():
         assert (case.new[1] - case.new[0]) % STRIDE == 0 and case.new[1] == len(case.truth_THWC)
         wrap = np.hypot(*(case.track_T2[0] - case.track_T2[-1]))
         assert wrap == pytest.approx(longest_step(case.track_T2), rel=0.01)
+
+
+def test_clips_too_short_for_a_task_are_refused_before_any_is_made():
+    """Nine frames of 48x48 leave no time to come back without overlap."""
+    suite = CapabilitiesSuite(clips=1, library=1, size=(48, 48), frames=9)
+    model = make_model()
+    roomy = dataclasses.replace(model, limits=dataclasses.replace(model.limits, tokens=1216))
+    events = []
+    with pytest.raises(BadInput, match="loop: 0 clips in 50 scenes of 9 frames.*more frames"):
+        capabilities.run(roomy, suite, lambda *event: events.append(event))
+    assert not events
 
 
 @pytest.mark.parametrize("frames", [9, 17, 33])

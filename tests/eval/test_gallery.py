@@ -44,7 +44,7 @@ def test_the_gallery_shows_every_capability_on_one_page(model, tmp_path):
 def test_the_whole_suite_runs_on_a_random_model(model):
     suite = capabilities.CapabilitiesSuite(
         tasks=(*capabilities.TASKS, *capabilities.MORE), clips=2, library=3, size=(48, 48),
-        frames=9, strengths=(0.5,), sizes=((48, 48), (64, 48)), size_clips=2, long_clips=1,
+        frames=17, strengths=(0.5,), sizes=((48, 48), (64, 48)), size_clips=2, long_clips=1,
         long_s=10.0, shown=1, sampler=QUICK,
     )  # fmt: skip
     events = []

@@ -110,9 +110,12 @@ def run(model: Model, suite: CapabilitiesSuite, progress: Progress | None = None
     tasks = [task for task in suite.tasks if task not in MORE]
     for task in (*tasks, *(["backward"] if "beginnings" in suite.tasks else [])):
         require_training(model, NEEDS[task], "suite capabilities")
+    drawn = {  # all of them first: hours later is no time to miss some
+        task: draw_cases(task, world, suite.clips, suite.size, suite.frames, stride)
+        for task in tasks
+    }
     library = make_library(from_spec(suite.training), suite.library, suite.size, suite.frames)
-    for task in tasks:
-        cases = draw_cases(task, world, suite.clips, suite.size, suite.frames, stride)
+    for task, cases in drawn.items():
         made = make(model, cases, suite, progress)
         through = round_trip(model, cases)
         marks, videos = judge_all(world, cases, made, library, progress, through)

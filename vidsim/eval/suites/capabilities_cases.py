@@ -135,7 +135,8 @@ def draw_cases(
             cases.append(case)
             if len(cases) == count:
                 return cases
-    raise bad(f"suite capabilities, {task}", f"{len(cases)} scenes", f"{count}", "fewer clips")
+    seen = f"{len(cases)} clips in {count * LOOKED_AT} scenes of {frames} frames"
+    raise bad(f"suite capabilities, {task}", seen, f"{count}", "more frames, or fewer clips")
 
 
 @dataclasses.dataclass(frozen=True)
