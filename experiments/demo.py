@@ -11,12 +11,12 @@ Purpose   one small model with every capability: 4x8x8 autoencoder, text encoder
 Command   python experiments/demo.py         makes vidsim/assets/demo; goes on where it stopped
           python experiments/demo.py --list  prints its commands: index, the autoencoder's
                                              training, encode, nine stages of training, the
-                                             autoencoder widened, encode, two more stages, export,
+                                             autoencoder widened, encode, four more stages, export,
                                              eval (vae, prompts, capabilities twice), export
 Hardware  2 CPU cores, 8 GiB; an accelerator where there is one
 Cost      about six hours on 2 CPU cores
 Target    colour and background 0.95, shape 0.80, direction 0.70 on held-out prompts; what
-          version 7 reaches: experiments/RESULTS.md
+          version 8 reaches: experiments/RESULTS.md
 Variants  :vae, :wide and the stages of CLIPS_OF, with :dit also without a name; each with debug-
           before it,
           a few steps; python experiments/demo.py --debug goes the whole road with them, in
@@ -34,10 +34,10 @@ from vidsim.config import override, to_dict
 from vidsim.quickstart import denoiser_run, vae_run
 
 ROOT = Path(__file__).resolve().parents[1]
-VERSION = 7
+VERSION = 8
 STEPS = {"vae": 150, "wide": 300, "images": 3500, "small": 1500, "ways": 7500, "motion": 500,
          "mixed": 750, "prompted": 1550, "all": 4800, "given": 900, "sizes": 480,
-         "finer": 6400, "dit": 9000}  # fmt: skip
+         "finer": 6400, "turns": 9000, "looks": 3000, "dit": 4000}  # fmt: skip
 STEPS |= {f"debug-{stage}": 2 for stage in STEPS if stage not in ("vae", "wide", "dit")}
 STEPS |= {"debug-vae": 3, "debug-wide": 3, "debug": 3}
 CLIPS = "world:shapes?split=train&objects=1&anchored=true&size={clips}&seed={seed}&close={close}"
@@ -104,6 +104,7 @@ def few_tokens(shift: float, *more: str) -> tuple[str, ...]:
 
 
 SOON = "optim.warmup_steps=50"
+LEARN_NEW = "denoising.channel_weight=0.35"
 EVERYTHING = ("plan.row_text=448", "plan.row_segments=64", "denoising.times.base_shift=3.0",
               "optim.decay_share=1.0")  # fmt: skip
 STAGES = {
@@ -122,9 +123,13 @@ STAGES = {
               "plan.row_text=448"),
     "finer": (*masks(0.42, 0.17, 0.12, 0.1, 0.03, 0.03, 0.1, 0.05), SOON, *EVERYTHING,
               "optim.decay_share=0.8"),
-    # the new channels count here: before, they weighed too little to be learnt
+    # the new channels count from here on: before, they weighed too little to be learnt
+    "turns": (*masks(0.4, 0.17, 0.12, 0.1, 0.02, 0.02, 0.12, 0.05), SOON, *EVERYTHING,
+              "optim.decay_share=0.8", LEARN_NEW),
+    # shapes and ways of one object from the prompt alone, in clips of few tokens, once more
+    "looks": (*masks(0.7, 0.12, 0.06, 0.05, 0, 0, 0.05, 0.02), *few_tokens(3.5, SOON), LEARN_NEW),
     "dit": (*masks(0.4, 0.17, 0.12, 0.1, 0.02, 0.02, 0.12, 0.05), SOON, *EVERYTHING,
-            "optim.decay_share=0.8", "denoising.channel_weight=0.35"),
+            "optim.decay_share=0.8", LEARN_NEW),
 }  # fmt: skip
 CLIPS_OF = {
     "images": ("images",),
@@ -137,9 +142,11 @@ CLIPS_OF = {
     "given": ("slow", "fast"),
     "sizes": ("stills", "slow", "fast"),
     "finer": ("train", "stills", "slow", "fast", "long", "motion"),
+    "turns": ("train", "stills", "slow", "fast", "long", "motion", "returns"),
+    "looks": ("stills", "motion"),
     "dit": ("train", "stills", "slow", "fast", "long", "motion", "returns"),
 }  # what each stage trains on; it starts from the weights of the one before
-ON_WIDE = ("finer", "dit")  # stages on the latents of the wide autoencoder
+ON_WIDE = ("finer", "turns", "looks", "dit")  # stages on the latents of the wide autoencoder
 SMALL = (
     "denoising.dit.width=32", "denoising.dit.heads=2", "denoising.dit.mlp_width=64",
     "denoising.dit.layers=1", "denoising.dit.loop=scan", "denoising.text.layers=1",

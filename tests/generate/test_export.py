@@ -14,7 +14,7 @@ from vidsim.config import to_dict
 from vidsim.core.errors import BadInput
 from vidsim.core.trees import flatten
 from vidsim.diffusion.guidance import GuidanceConfig
-from vidsim.eval.card import training_history
+from vidsim.eval.card import training_history, training_lines
 from vidsim.eval.result import SuiteResult, load_result, save_result
 from vidsim.eval.score import Score
 from vidsim.generate import assets
@@ -167,7 +167,7 @@ def test_scores_of_other_weights_do_not_get_onto_a_card(places, tmp_path, capsys
     assert "license: mit" in card and "# tiny" in card
     assert "| prompts/colour | 0.500 | 0.400 … 0.600 | 10 |" in card
     # 40 steps, of which those logged took 3 s and 2e9 operations each
-    assert "| steps | 40 |" in card and "| minutes | 2 |" in card and "| FLOPs | 8e+10 |" in card
+    assert "| denoiser | 40 | 5 | 2 | 8e+10 |" in card and "| together | 40 | | 2 | 8e+10 |" in card
     assert load_result(tmp_path / "right").scores == (score,)
     facts = load_model(tmp_path / "out").extra
     assert facts["training"]["denoiser"]["flops"] == 8e10 and facts["scores"][0]["rounded"]
@@ -182,6 +182,10 @@ def test_a_card_counts_what_a_run_started_from_too(tmp_path):
     assert list(told) == ["denoiser, stage 1", "denoiser"]
     assert [facts["flops"] for facts in told.values()] == [8e10, 8e10]
     assert list(training_history(tmp_path / "images")) == ["denoiser"]
+    told["denoiser"]["libraries"] = {"jax": "2"}  # the same everywhere: said once
+    lines = training_lines(told)
+    assert "| together | 80 | | 4 | 1.6e+11 | | |" in lines and "Hardware: 1 x cpu, Linux." in lines
+    assert {"- denoiser, stage 1: jax 1", "- denoiser: jax 2"} <= set(lines)
     save_run_records(tmp_path / "video", "demo")  # an exported model: what its card says
     *stages, last = training_history(tmp_path / "video").items()
     assert [name for name, _ in stages] == [f"denoiser, stage {k + 1}" for k in range(len(stages))]

@@ -151,13 +151,7 @@ def card_text(facts: Facts, results: Sequence[SavedResult]) -> str:
         f"{facts['licence']}.",
         "", "## Training", "",
     ]  # fmt: skip
-    table = {part: _training_cells(run) for part, run in facts["training"].items()}
-    parts = list(table)
-    lines += [f"| | {' | '.join(parts)} |", "|---" * (len(parts) + 1) + "|"]
-    for row in dict.fromkeys(name for cells in table.values() for name in cells):
-        lines.append(f"| {row} | {' | '.join(table[part].get(row, '–') for part in parts)} |")
-    lines += ["", "Minutes and FLOPs: the mean of the logged steps times all steps; compiling, "
-              "reading and evaluating are not counted."]  # fmt: skip
+    lines += training_lines(facts["training"])
     for saved, entry in zip(results, facts["scores"], strict=True):
         what = "of these weights" if entry["rounded"] else "of the weights before rounding"
         about = ", ".join(f"{key} {value}" for key, value in entry["facts"].items())
@@ -167,26 +161,64 @@ def card_text(facts: Facts, results: Sequence[SavedResult]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _training_cells(run: Facts) -> dict[str, str]:
-    """The rows of the training table, as text."""
+def training_lines(training: Mapping[str, Facts]) -> list[str]:
+    """A row for each stage, what they took together, and what each of them read."""
+    runs = list(training.values())
+    names = ("steps", "seed", "minutes", "FLOPs", "clips", "vidsim")
+    lines = [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for part, run in training.items():
+        lines.append(f"| {part} | {' | '.join(_stage_cells(run))} |")
+    minutes = _total([run["minutes"] for run in runs], ",.0f")
+    flops = _total([run["flops"] for run in runs], ".3g")
+    lines += [
+        f"| together | {sum(run['steps'] for run in runs):,} | | {minutes} | {flops} | | |", "",
+        "Minutes and FLOPs: the mean of the logged steps times all steps; compiling, reading and "
+        "evaluating are not counted.", "",
+        *_told_once("Hardware", {
+            part: "; ".join(run["hardware"]) for part, run in training.items()
+        }),
+        *_told_once("Libraries", {
+            part: ", ".join(f"{k} {v}" for k, v in run["libraries"].items() if v)
+            for part, run in training.items()
+        }),
+        *_told_once("Data", {part: _data_text(run["data"]) for part, run in training.items()}),
+    ]  # fmt: skip
+    return lines
+
+
+def _stage_cells(run: Facts) -> list[str]:
     data, code = run["data"], run["code"]
-    flops = f"{run['flops']:.3g}" if run["flops"] is not None else "not counted"
-    cells = {
-        "steps": f"{run['steps']:,}", "seed": f"{run['seed']}", "minutes": f"{run['minutes']:g}",
-        "FLOPs": flops, "hardware": "; ".join(run["hardware"]),
-        "data": f"{data['source']}" if "source" in data else "latents, see the hash"
-        if "pieces" in data else "no longer at hand",
-        "clips": f"{data.get('clips', data.get('pieces', '–')):,}"
-        if {"clips", "pieces"} & data.keys() else "–",
-        "frames (clips)": ", ".join(f"{k} ({n:,})" for k, n in data.get("frames", {}).items())
-        or "–",
-        "hash of the data": ", ".join(f"{k} {_shortened(v)}" for k, v in data["hash"].items()),
-        "vidsim": f"{code['vidsim']}, git {(code['git'] or 'none')[:12]}",
-        "libraries": ", ".join(f"{k} {v}" for k, v in run["libraries"].items() if v),
-    }  # fmt: skip
-    if "sizes" in data:
-        cells["sizes"] = ", ".join(data["sizes"])
-    return cells
+    clips = data.get("clips", data.get("pieces"))
+    return [
+        f"{run['steps']:,}", f"{run['seed']}", _total([run["minutes"]], "g"),
+        _total([run["flops"]], ".3g"), "–" if clips is None else f"{clips:,}",
+        f"{code['vidsim']}, git {(code['git'] or 'none')[:12]}",
+    ]  # fmt: skip
+
+
+def _total(values: Sequence[float | None], form: str) -> str:
+    known = [value for value in values if value is not None]
+    return format(sum(known), form) if len(known) == len(values) else "not counted"
+
+
+def _told_once(title: str, texts: Mapping[str, str]) -> list[str]:
+    """One line for what all stages have, else one for each text with the stages that have it."""
+    stages: dict[str, list[str]] = {}
+    for part, text in texts.items():
+        stages.setdefault(text, []).append(part)
+    if len(stages) == 1:
+        return [f"{title}: {next(iter(stages))}.", ""]
+    return [f"{title}:", "", *(f"- {'; '.join(of)}: {text}" for text, of in stages.items()), ""]
+
+
+def _data_text(data: Facts) -> str:
+    """Source, frames, sizes and hash of what a stage read."""
+    source = data.get("source", "latents" if "pieces" in data else "no longer at hand")
+    frames = ", ".join(f"{k} ({n:,})" for k, n in data.get("frames", {}).items())
+    hashes = ", ".join(f"{k} {_shortened(v)}" for k, v in data["hash"].items())
+    parts = [f"{source}", f"frames (clips) {frames}" if frames else "",
+             f"sizes {', '.join(data['sizes'])}" if "sizes" in data else "", hashes]  # fmt: skip
+    return "; ".join(part for part in parts if part)
 
 
 def _rounded(model: Rounded, saved: SavedResult) -> bool:
