@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 VERSION = 8
 STEPS = {"vae": 150, "wide": 300, "images": 3500, "small": 1500, "ways": 7500, "motion": 500,
          "mixed": 750, "prompted": 1550, "all": 4800, "given": 900, "sizes": 480,
-         "finer": 6400, "turns": 9000, "looks": 3000, "dit": 4000}  # fmt: skip
+         "finer": 6400, "turns": 9000, "looks": 4000, "dit": 4200}  # fmt: skip
 STEPS |= {f"debug-{stage}": 2 for stage in STEPS if stage not in ("vae", "wide", "dit")}
 STEPS |= {"debug-vae": 3, "debug-wide": 3, "debug": 3}
 CLIPS = "world:shapes?split=train&objects=1&anchored=true&size={clips}&seed={seed}&close={close}"
@@ -54,6 +54,9 @@ USUAL = CLIPS + (  # at one speed each, or half of the clips would stand still o
 RETURNS = CLIPS + (  # there and back: what the way of a loop looks like
     "&frames=9,17,33&frame_weights=2,5,1&sizes=48x48,64x64,64x96,96x64&size_weights=2,3,1,1"
     "&speed=fast&returns=1"
+)
+LOOPS = CLIPS + (  # seven latent frames: a way out, its way back, and the start of the next
+    "&frames=25,33&frame_weights=4,1&sizes=48x48,64x64&size_weights=1,2&speed=fast&returns=1"
 )
 STILLS = CLIPS + (
     "&frames=1&sizes=48x48,48x80,80x48,48x96,96x48,64x64,64x96,96x64,64x112,112x64,96x96,96x144,"
@@ -128,7 +131,7 @@ STAGES = {
               "optim.decay_share=0.8", LEARN_NEW),
     # shapes and ways of one object from the prompt alone, in clips of few tokens, once more
     "looks": (*masks(0.7, 0.12, 0.06, 0.05, 0, 0, 0.05, 0.02), *few_tokens(3.5, SOON), LEARN_NEW),
-    "dit": (*masks(0.4, 0.17, 0.12, 0.1, 0.02, 0.02, 0.12, 0.05), SOON, *EVERYTHING,
+    "dit": (*masks(0.36, 0.17, 0.12, 0.1, 0, 0, 0.2, 0.05), SOON, *EVERYTHING,
             "optim.decay_share=0.8", LEARN_NEW),
 }  # fmt: skip
 CLIPS_OF = {
@@ -144,7 +147,7 @@ CLIPS_OF = {
     "finer": ("train", "stills", "slow", "fast", "long", "motion"),
     "turns": ("train", "stills", "slow", "fast", "long", "motion", "returns"),
     "looks": ("stills", "motion"),
-    "dit": ("train", "stills", "slow", "fast", "long", "motion", "returns"),
+    "dit": ("train", "stills", "slow", "fast", "long", "motion", "returns", "loops"),
 }  # what each stage trains on; it starts from the weights of the one before
 ON_WIDE = ("finer", "turns", "looks", "dit")  # stages on the latents of the wide autoencoder
 SMALL = (
@@ -208,6 +211,7 @@ def worlds(debug: bool) -> dict[str, str]:
         "moving": of(MOVING, 12_000, 7, 0.1),
         "stills": of(STILLS, 24_000, 8, 0.3),
         "returns": of(RETURNS, 8_000, 9, 0.0),
+        "loops": of(LOOPS, 6_000, 10, 0.0),
     }
 
 
@@ -246,7 +250,7 @@ def commands(debug: bool, home: str, asset: str) -> list[tuple[list[str], str]]:
                 f"data.cache={first}", *more, *start], ""  # fmt: skip
 
     early = tuple(stage for stage in CLIPS_OF if stage not in ON_WIDE)
-    late = {"train", "moving", "returns"}  # the first is encoded first, for its words
+    late = {"train", "moving", "returns", "loops"}  # the first is encoded first, for its words
     narrow = ["train", *(name for name in worlds(debug) if name not in late)]
     return [
         *((["index", spec, "--out", f"{home}/{name}.parquet"], f"{home}/{name}.parquet")
