@@ -44,7 +44,7 @@ def test_a_specification_reads_numbers_lists_and_sizes():
         ("shapes?sizes=50x64", "nearest 48x64"),
         ("shapes?sizes=32x64", "nearest 48x64"),
         ("shapes?sizes=48x160", "nearest 80x160"),
-        ("shapes?frames=4", "1, 5, 9, 17, 33"),
+        ("shapes?frames=4", "1, 5, 9, 17, 25, 33"),
         ("shapes?objects=4", "1 to 3"),
         ("shapes?frames=1,9&frame_weights=1", "2 numbers"),
         ("shapes?size=3&size=4", "name?option=value"),
