@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parents[1]
 VERSION = 8
 STEPS = {"vae": 150, "wide": 300, "images": 3500, "small": 1500, "ways": 7500, "motion": 500,
          "mixed": 750, "prompted": 1550, "all": 4800, "given": 900, "sizes": 480,
-         "finer": 6400, "turns": 9000, "looks": 4000, "dit": 4200}  # fmt: skip
+         "finer": 6400, "turns": 9000, "looks": 4000, "dit": 4600}  # fmt: skip
 STEPS |= {f"debug-{stage}": 2 for stage in STEPS if stage not in ("vae", "wide", "dit")}
 STEPS |= {"debug-vae": 3, "debug-wide": 3, "debug": 3}
 CLIPS = "world:shapes?split=train&objects=1&anchored=true&size={clips}&seed={seed}&close={close}"
@@ -77,10 +77,8 @@ HELD_OUT = "shapes?split=heldout&seed={seed}&objects=1&anchored=true"
 TRIVIAL = "shapes?split=train&seed=0&objects=1&anchored=true"
 TASKS = "('animate','forward','backward','join','loop')"
 SAMPLER = ("sampler.solver=euler", "sampler.steps=16")
-# Much while the noise is high, where a prompt is hardly heard yet, and none after; but where frames
-# are given, these say most themselves.
-PROMPT_ALONE = (*SAMPLER, "sampler.guidance.scale=6.0", "sampler.guidance.low=0.6")
-GIVEN = (*SAMPLER, "sampler.guidance.scale=1.5")
+PROMPT_ALONE = (*SAMPLER, "sampler.guidance.scale=3.0")
+GIVEN = (*SAMPLER, "sampler.guidance.scale=1.5")  # frames that are given say most themselves
 ENCODE = ("geometry.vae_stride=(4,8,8)", "geometry.patch=(1,1,1)", "geometry.max_area=0",
           "geometry.max_frames=129", "geometry.max_tokens=1216", "geometry.decimate_share=0.1",
           "max_text=96", "midstream=true")  # fmt: skip
