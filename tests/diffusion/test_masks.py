@@ -1,5 +1,6 @@
 """Condition masks: the named kinds, their weights, and independence from packing."""
 
+import dataclasses
 import functools
 
 import jax
@@ -97,6 +98,19 @@ def test_join_gives_both_ends_of_every_length_and_leaves_a_gap():
     assert (given.sum(1) == head + tail).all(), "two runs, at the ends"
     pairs = {(int(h), int(t)) for h, t in zip(head, tail, strict=True)}
     assert pairs == {(h, t) for h in (1, 2, 3) for t in range(1, 5 - h)}
+
+
+@pytest.mark.parametrize(
+    ("frames", "fewest"), [(3, 1), (4, 1), (5, 2), (7, 2), (9, 2)], ids=lambda n: str(n)
+)
+def test_join_gives_as_many_as_asked_on_each_side_where_the_clip_is_long_enough(frames, fewest):
+    cfg = dataclasses.replace(_only("join"), join_given=2)
+    given = _frames_given(cfg, frames)
+    head, tail = np.argmin(given, 1), np.argmin(given[:, ::-1], 1)
+    assert (given.sum(1) == head + tail).all(), "two runs, at the ends"
+    pairs = {(int(h), int(t)) for h, t in zip(head, tail, strict=True)}
+    most = frames - 1 - fewest
+    assert pairs == {(h, t) for h in range(fewest, most + 1) for t in range(fewest, frames - h)}
 
 
 def test_heads_are_left_out_at_the_configured_share_and_two_frames_remain():
@@ -201,3 +215,5 @@ def test_impossible_settings_are_refused():
         MaskConfig(headless=1.5)
     with pytest.raises(BadInput, match="MaskConfig.noise: 1.0"):
         MaskConfig(noise=1.0)
+    with pytest.raises(BadInput, match="1 frame or more"):
+        MaskConfig(join_given=0)

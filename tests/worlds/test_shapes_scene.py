@@ -373,6 +373,23 @@ def test_what_returns_turns_inside_the_frame_and_is_told_so():
     assert base.from_spec(world.spec) == world and "returns=0.5" in world.spec
 
 
+def test_what_turns_at_a_third_comes_back_in_the_middle_third():
+    world = base.make("shapes", seed=8, size=200, objects=1, frames=(25,), speed="fast",
+                      returns=1.0, turn="third", sizes=((64, 64),))  # fmt: skip
+    ends = []  # frames at which the way turns
+    for i in range(200):
+        (thing,) = world.info(i).truth["objects"]
+        path_T2 = motion.positions(thing, 25)
+        along = (path_T2 - path_T2[0]) @ np.array(v.DIRECTIONS[thing["direction"]])
+        ends.append((1 + np.flatnonzero(np.diff(np.sign(np.diff(along)))))[:2])
+    first, second = np.median(ends, axis=0)
+    assert np.max(ends, axis=0)[0] <= 9, "sooner where the frame has no room, never later"
+    assert 8 <= first <= 9 and 16 <= second <= 18
+    assert base.from_spec(world.spec) == world and "turn=third" in world.spec
+    with pytest.raises(BadInput, match="turn 'thrid'.*third"):
+        base.make("shapes", turn="thrid")
+
+
 def test_a_turn_needs_time_and_motion():
     world = base.make("shapes", seed=8)
     size = {"height": 64, "width": 64}

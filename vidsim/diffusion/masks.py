@@ -36,6 +36,7 @@ class MaskConfig:
                 video. Not a weight
     noise       given tokens are noised to a time uniform in 0..noise, one for each clip, while the
                 network is told that they are clean; robust to what it generated itself
+    join_given  fewest frames that a join has on each side, as far as the clip is long enough
     """
 
     none: float = 0.5
@@ -47,6 +48,7 @@ class MaskConfig:
     join: float = 0.0
     headless: float = 0.0
     noise: float = 0.0
+    join_given: int = 1
 
     def __post_init__(self) -> None:
         for kind in KINDS:
@@ -58,6 +60,8 @@ class MaskConfig:
             raise bad("MaskConfig.headless", f"{self.headless}", "a share from 0 to 1")
         if not 0.0 <= self.noise < 1.0:
             raise bad("MaskConfig.noise", f"{self.noise}", "a time from 0 to below 1")
+        if self.join_given < 1:
+            raise bad("MaskConfig.join_given", f"{self.join_given}", "1 frame or more")
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -116,8 +120,9 @@ def draw_masks(
         return jnp.minimum((uniform[..., column] * limit).astype(jnp.int32), limit - 1)
 
     length = 1 + below(0, last)
-    before = 1 + below(0, jnp.maximum(last - 1, 1))
-    after = 1 + below(1, jnp.maximum(last - before, 1))
+    least = jnp.clip(last // 2, 1, cfg.join_given)  # on each side of a join
+    before = least + below(0, jnp.maximum(last - 2 * least + 1, 1))
+    after = least + below(1, jnp.maximum(last - before - least + 1, 1))
     kept = below(0, last + 1)
     given = jnp.mod(kept + 1 + below(1, last), last + 1)
 

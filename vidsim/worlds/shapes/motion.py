@@ -11,7 +11,9 @@ from vidsim.worlds.shapes import vocabulary as v
 CROSSING_SHARE = 0.15  # of the objects may reach over the frame's border
 BOUNCING_SHARE = 0.3  # of the moving objects in clips of at least BOUNCE_FRAMES
 BOUNCE_FRAMES = 9
-TURNS = (0.3, 0.7)  # of a clip, after which what goes there and back turns first
+# Of a clip, after which what goes there and back turns first: anywhere in its middle, or so that
+# the way back is the middle third, as where a loop is closed.
+TURN_AT = {v.BACK: (0.3, 0.7), v.THIRD: (0.3, 0.37)}
 LONG_FRAMES = 33  # longest clip whose objects meet a wall once at most
 
 Frame = tuple[int, int, int, float]  # height, width, frames, frames a second
@@ -75,14 +77,14 @@ def _there_and_back(
     rng: random.Random, frame: Frame, reach: Reach, pins: Mapping[str, str]
 ) -> dict[str, Any]:
     """A way that starts at one of its two ends and turns at both, wholly inside the frame. The
-    first turn comes after TURNS of the clip, or sooner where the frame has no room for that."""
+    first turn comes after TURN_AT of the clip, or sooner where the frame has no room for that."""
     height, width, num_frames, fps = frame
     short = min(height, width)
     direction, speed, path = drawn_motion(rng, num_frames, pins, False)
     step = v.DIRECTIONS[direction or ""]
     length, box = path * short / fps * (num_frames - 1), box_of(height, width, reach, 1.0)
     room = min((box[2 * a + 1] - box[2 * a]) / abs(step[a]) for a in (0, 1) if step[a])
-    far = length * rng.uniform(*TURNS)
+    far = length * rng.uniform(*TURN_AT[pins["turn"]])
     if far > room:
         far = room * rng.uniform(0.6, 1.0)
     start = [linear_start(rng, box[2 * a], box[2 * a + 1], far * step[a]) for a in (0, 1)]

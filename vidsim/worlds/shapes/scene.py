@@ -36,7 +36,7 @@ RESTARTS = 20  # of a scene in which one found no room
 PINS: dict[str, Sequence[str]] = {
     "pattern": v.PATTERNS, "tint": tuple(v.TINTS), "style": v.STYLES, "shape": v.SHAPES,
     "colour": tuple(v.COLOURS), "size": tuple(v.SIZES), "direction": (*v.DIRECTIONS, v.STILL),
-    "speed": tuple(v.SPEEDS), "turn": (v.BACK,),
+    "speed": tuple(v.SPEEDS), "turn": (v.BACK, v.THIRD),
 }  # fmt: skip
 
 

@@ -49,6 +49,8 @@ class ShapesWorld:
                   the direction is most of what is left to tell
     returns       share of the videos of 9 frames and more whose first object goes there and back
                   inside the frame, "moves left and back"; for training: what a loop looks like
+    turn          "back": these turn anywhere in the clip's middle; "third": after a third of it and
+                  again after two, so that the middle third leads from an end to the start
     """
 
     name: ClassVar[str] = "shapes"
@@ -67,6 +69,7 @@ class ShapesWorld:
     close: float = 0.0
     speed: str = ""
     returns: float = 0.0
+    turn: str = v.BACK
 
     def __post_init__(self) -> None:
         if self.split not in base.SPLITS:
@@ -82,6 +85,8 @@ class ShapesWorld:
             raise bad("shapes", f"returns {self.returns}", "a share from 0 to 1")
         if self.speed and self.speed not in v.SPEEDS:
             raise bad("shapes", f"speed {self.speed!r}", nearest(self.speed, v.SPEEDS))
+        if self.turn not in v.TURNS:
+            raise bad("shapes", f"turn {self.turn!r}", nearest(self.turn, v.TURNS))
         sizes, frames = v.MIXES[self.mix]
         chosen_sizes = _chosen("sizes", self.sizes, "size_weights", self.size_weights, sizes)
         chosen_frames = _chosen("frames", self.frames, "frame_weights", self.frame_weights, frames)
@@ -114,7 +119,7 @@ class ShapesWorld:
         near = near and (min(height, width) < SHORT or rng.random() < self.close)
         fixed = {"speed": self.speed} if self.speed else {}
         if self.returns and not near and num_frames >= BOUNCE_FRAMES:
-            fixed |= {"turn": v.BACK} if rng.random() < self.returns else {}
+            fixed |= {"turn": self.turn} if rng.random() < self.returns else {}
         return self._info(rng, height, width, num_frames, count, fixed, near)
 
     def clip(self, i: int) -> base.Clip:
