@@ -35,10 +35,11 @@ from vidsim.config import override, to_dict
 from vidsim.quickstart import denoiser_run, vae_run
 
 ROOT = Path(__file__).resolve().parents[1]
-VERSION = 8
+VERSION = 9
 STEPS = {"vae": 150, "wide": 300, "images": 3500, "small": 1500, "ways": 7500, "motion": 500,
          "mixed": 750, "prompted": 1550, "all": 4800, "given": 900, "sizes": 480,
-         "finer": 6400, "turns": 9000, "looks": 4000, "dit": 4600}  # fmt: skip
+         "finer": 6400, "turns": 9000, "looks": 4000, "joins": 4600,
+         "loops": 900, "dit": 5200}  # fmt: skip
 STEPS |= {f"debug-{stage}": 2 for stage in STEPS if stage not in ("vae", "wide", "dit")}
 STEPS |= {"debug-vae": 3, "debug-wide": 3, "debug": 3}
 CLIPS = "world:shapes?split=train&objects=1&anchored=true&size={clips}&seed={seed}&close={close}"
@@ -56,8 +57,12 @@ RETURNS = CLIPS + (  # there and back: what the way of a loop looks like
     "&frames=9,17,33&frame_weights=2,5,1&sizes=48x48,64x64,64x96,96x64&size_weights=2,3,1,1"
     "&speed=fast&returns=1"
 )
-LOOPS = CLIPS + (  # seven latent frames at low rates: a way out, back, and out again
-    "&frames=25&sizes=48x48,64x64&size_weights=1,2&speed=fast&returns=1"
+LOOPS = CLIPS + (  # seven latent frames: a way out, back over two of them, and out again
+    "&frames=25&sizes=48x48,64x64&size_weights=3,2&speed=fast&returns=1&turn=third"
+)
+LARGE = CLIPS + (  # what is rare in the others
+    "&frames=1,5&frame_weights=3,1&sizes=48x80,64x96,64x112,112x64,96x96,96x144,144x96,128x128"
+    "&size_weights=1,1,2,2,3,3,3,4&speed=fast"
 )
 STILLS = CLIPS + (
     "&frames=1&sizes=48x48,48x80,80x48,48x96,96x48,64x64,64x96,96x64,64x112,112x64,96x96,96x144,"
@@ -110,6 +115,7 @@ def few_tokens(shift: float, *more: str) -> tuple[str, ...]:
 
 SOON = "optim.warmup_steps=50"
 LEARN_NEW = "denoising.channel_weight=0.35"
+BOTH_ENDS = "denoising.masks.join_given=2"
 EVERYTHING = ("plan.row_text=448", "plan.row_segments=64", "denoising.times.base_shift=3.0",
               "optim.decay_share=1.0")  # fmt: skip
 STAGES = {
@@ -133,8 +139,13 @@ STAGES = {
               "optim.decay_share=0.8", LEARN_NEW),
     # shapes and ways of one object from the prompt alone, in clips of few tokens, once more
     "looks": (*masks(0.7, 0.12, 0.06, 0.05, 0, 0, 0.05, 0.02), *few_tokens(3.5, SOON), LEARN_NEW),
-    "dit": (*masks(0.36, 0.17, 0.12, 0.1, 0, 0, 0.2, 0.05), SOON, *EVERYTHING,
-            "optim.decay_share=0.8", LEARN_NEW),
+    "joins": (*masks(0.36, 0.17, 0.12, 0.1, 0, 0, 0.2, 0.05), SOON, *EVERYTHING,
+              "optim.decay_share=0.8", LEARN_NEW),
+    # that something turns where the given frames end is found only where that is all there is
+    "loops": (*masks(0, 0, 0.1, 0, 0, 0, 0.9, 0), SOON, *EVERYTHING, LEARN_NEW, BOTH_ENDS,
+              "denoising.times.base_shift=6.0", "optim.decay_share=0.8"),
+    "dit": (*masks(0.32, 0.14, 0.1, 0.1, 0, 0, 0.3, 0.04), SOON, *EVERYTHING, LEARN_NEW, BOTH_ENDS,
+            "optim.decay_share=0.8"),
 }  # fmt: skip
 CLIPS_OF = {
     "images": ("images",),
@@ -149,9 +160,12 @@ CLIPS_OF = {
     "finer": ("train", "stills", "slow", "fast", "long", "motion"),
     "turns": ("train", "stills", "slow", "fast", "long", "motion", "returns"),
     "looks": ("stills", "motion"),
-    "dit": ("train", "stills", "slow", "fast", "long", "motion", "returns", "loops"),
+    "joins": ("train", "stills", "slow", "fast", "long", "motion", "returns"),
+    "loops": ("loops",),
+    "dit": ("train", "stills", "slow", "fast", "motion", "returns", "loops", "large"),
 }  # what each stage trains on; it starts from the weights of the one before
-ON_WIDE = ("finer", "turns", "looks", "dit")  # stages on the latents of the wide autoencoder
+# Stages on the latents of the wide autoencoder.
+ON_WIDE = ("finer", "turns", "looks", "joins", "loops", "dit")
 SMALL = (
     "denoising.dit.width=32", "denoising.dit.heads=2", "denoising.dit.mlp_width=64",
     "denoising.dit.layers=1", "denoising.dit.loop=scan", "denoising.text.layers=1",
@@ -213,7 +227,8 @@ def worlds(debug: bool) -> dict[str, str]:
         "moving": of(MOVING, 12_000, 7, 0.1),
         "stills": of(STILLS, 24_000, 8, 0.3),
         "returns": of(RETURNS, 8_000, 9, 0.0),
-        "loops": of(LOOPS, 8_000, 10, 0.0),
+        "loops": of(LOOPS, 12_000, 12, 0.0),
+        "large": of(LARGE, 16_000, 11, 0.1),
     }
 
 
@@ -252,8 +267,9 @@ def commands(debug: bool, home: str, asset: str) -> list[tuple[list[str], str]]:
                 f"data.cache={first}", *more, *start], ""  # fmt: skip
 
     early = tuple(stage for stage in CLIPS_OF if stage not in ON_WIDE)
-    late = {"train", "moving", "returns", "loops"}  # the first is encoded first, for its words
+    late = {"train", "moving", "returns", "loops", "large"}  # the first is encoded first, for its words
     narrow = ["train", *(name for name in worlds(debug) if name not in late)]
+    wide = dict.fromkeys(name for stage in ON_WIDE for name in CLIPS_OF[stage])
     return [
         *((["index", spec, "--out", f"{home}/{name}.parquet"], f"{home}/{name}.parquet")
           for name, spec in worlds(debug).items()),
@@ -261,7 +277,7 @@ def commands(debug: bool, home: str, asset: str) -> list[tuple[list[str], str]]:
         *(encode("vae", "images", name) for name in narrow),
         *(train(stage) for stage in early),
         autoencoder("wide", "moving", f"start={home}/vae"),
-        *(encode("wide", "dit", name) for name in CLIPS_OF["dit"]),
+        *(encode("wide", "dit", name) for name in wide),
         *(train(stage) for stage in ON_WIDE),
         ([*export, f"{home}/bare"], f"{home}/bare/config.json"),
         *((["eval", "--ckpt", f"{home}/bare", "--out", f"{scores}/{name}", "--suite", *words],

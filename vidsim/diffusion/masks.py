@@ -36,7 +36,7 @@ class MaskConfig:
                 video. Not a weight
     noise       given tokens are noised to a time uniform in 0..noise, one for each clip, while the
                 network is told that they are clean; robust to what it generated itself
-    join_given  fewest frames that a join has on each side, as far as the clip is long enough
+    join_given  fewest frames that a join has on each side, in clips of more than three times as many
     """
 
     none: float = 0.5
@@ -120,7 +120,7 @@ def draw_masks(
         return jnp.minimum((uniform[..., column] * limit).astype(jnp.int32), limit - 1)
 
     length = 1 + below(0, last)
-    least = jnp.clip(last // 2, 1, cfg.join_given)  # on each side of a join
+    least = jnp.clip(last // 3, 1, cfg.join_given)  # on each side of a join
     before = least + below(0, jnp.maximum(last - 2 * least + 1, 1))
     after = least + below(1, jnp.maximum(last - before - least + 1, 1))
     kept = below(0, last + 1)
