@@ -267,7 +267,8 @@ def commands(debug: bool, home: str, asset: str) -> list[tuple[list[str], str]]:
                 f"data.cache={first}", *more, *start], ""  # fmt: skip
 
     early = tuple(stage for stage in CLIPS_OF if stage not in ON_WIDE)
-    late = {"train", "moving", "returns", "loops", "large"}  # the first is encoded first, for its words
+    late = {"train", "moving", "returns", "loops", "large"}
+    # The training set is encoded first, for its words.
     narrow = ["train", *(name for name in worlds(debug) if name not in late)]
     wide = dict.fromkeys(name for stage in ON_WIDE for name in CLIPS_OF[stage])
     return [
