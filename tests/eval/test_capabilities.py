@@ -18,7 +18,12 @@ from vidsim.eval.suites.capabilities_beginnings import (
 )
 from vidsim.eval.suites.capabilities_cases import TASKS, draw_cases, make_library, spans
 from vidsim.eval.suites.capabilities_edit import best_strength, judge_edit, other_background
-from vidsim.eval.suites.capabilities_long import judge_window, long_scores, windows_of
+from vidsim.eval.suites.capabilities_long import (
+    judge_window,
+    long_scores,
+    own_size,
+    windows_of,
+)
 from vidsim.eval.suites.capabilities_loops import judge_loop, references, seam_score
 from vidsim.eval.suites.capabilities_score import (
     Bars,
@@ -203,6 +208,25 @@ def test_a_long_window_counts_only_with_its_object_alive_and_moving():
     assert frozen["object"] == 1.0 and frozen["motion"] == 0.0 and frozen["joint"] == 0.0
     empty = np.broadcast_to(there.mean((0, 1, 2)).astype(np.uint8), (40, *SIZE, 3))
     assert judge_window(WORLD, empty, case.info, fps, Bars())["joint"] == 0.0
+
+
+def test_a_long_video_has_a_size_of_its_own_and_must_keep_it():
+    case = next(c for c in draw_cases("animate", WORLD, 8, SIZE, 33, STRIDE) if c.info.fps >= 12)
+    there, fps, thing = case.truth_THWC, case.info.fps, case.info.truth["objects"][0]
+    video = np.concatenate([there, there[-2:0:-1], there[:24]])
+    other = {**thing, "half_extent": 2 * thing["half_extent"]}  # what a short prompt did not say
+    info = dataclasses.replace(case.info, truth={**case.info.truth, "objects": [other]})
+    assert judge_window(WORLD, video[:40], info, fps, Bars())["object"] == 0.0
+    own = own_size(WORLD, video, info)
+    assert own.truth["objects"][0]["half_extent"] == pytest.approx(thing["half_extent"], rel=0.1)
+    assert judge_window(WORLD, video[:40], own, fps, Bars())["joint"] == 1.0
+    grown = WORLD.render({**case.info.truth, "objects": [{**other, "velocity": [0.0, 0.0]}]})
+    grows = np.concatenate([video, grown[:20]])
+    assert (
+        judge_window(WORLD, grows[-20:], own_size(WORLD, grows, info), fps, Bars())["object"] == 0
+    )
+    empty = np.broadcast_to(there.mean((0, 1, 2)).astype(np.uint8), (40, *SIZE, 3))
+    assert own_size(WORLD, empty, info) is info
 
 
 def test_windows_of_five_seconds_cover_the_video_once():

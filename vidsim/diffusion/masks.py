@@ -36,7 +36,7 @@ class MaskConfig:
                 video. Not a weight
     noise       given tokens are noised to a time uniform in 0..noise, one for each clip, while the
                 network is told that they are clean; robust to what it generated itself
-    join_given  fewest frames that a join has on each side, in clips of more than three times as many
+    join_given  fewest frames on each side of a join, in clips of more than three times as many
     """
 
     none: float = 0.5

@@ -1,7 +1,8 @@
 """A long video, window by window of five seconds: is the object still there, still moving?
 
 No truth exists for a minute, and none is needed: each window must show one object of the prompt's
-colour on the prompt's background, and the object must travel. A frozen or empty window fails.
+colour on the prompt's background, as large as it is over the whole video (a short prompt names no
+size), and the object must travel. A frozen or empty window fails.
 """
 
 import dataclasses
@@ -27,6 +28,7 @@ from vidsim.worlds.shapes import vocabulary as v
 Progress = Callable[[str, int, int], None]
 WINDOW_S = 5.0
 EDGE_S = 10.0  # seconds at either end that are compared
+LOOKED = 48  # frames of a video whose object is measured
 CHECKS = ("object", "background", "motion")
 
 
@@ -72,6 +74,21 @@ def judge_window(
     return marks | {"joint": float(all(marks.values()))}
 
 
+def own_size(world: World, video_THWC: np.ndarray, info: ClipInfo) -> ClipInfo:
+    """The scene, its first object as large as the video shows it: the median over LOOKED frames of
+    what has its colour. The scene as it is where there is nothing of that colour.
+    """
+    thing, *others = info.truth["objects"]
+    frames = np.unique(np.linspace(0, len(video_THWC) - 1, LOOKED).round().astype(int))
+    read = [world.parse(video_THWC[t : t + 1]).objects for t in frames]
+    areas = [one.area for objects in read for one in objects if one.colour == thing["colour"]]
+    if not areas:
+        return info
+    pixels = float(np.median(areas)) * video_THWC.shape[1] * video_THWC.shape[2]
+    seen = {**thing, "half_extent": math.sqrt(pixels / v.AREA[thing["shape"]])}
+    return dataclasses.replace(info, truth={**info.truth, "objects": [seen, *others]})
+
+
 def windows_of(video_THWC: np.ndarray, fps: float) -> list[np.ndarray]:
     """The video in windows of WINDOW_S; a rest shorter than half of one joins the last."""
     length = max(2, round(WINDOW_S * fps))
@@ -100,7 +117,8 @@ def long_rows(
         views = []
         for way, make in WAYS.items():
             video = make(model, request, suite.sampler)
-            marks = [judge_window(world, part, info, suite.long_fps, bars)
+            own = own_size(world, video, info)
+            marks = [judge_window(world, part, own, suite.long_fps, bars)
                      for part in windows_of(video, suite.long_fps)]  # fmt: skip
             rows[way].append(marks)
             found.clips += [{"task": way, "clip": n, "window": k, **m}
@@ -108,7 +126,8 @@ def long_rows(
             right = sum(m["joint"] for m in marks)
             views.append(View(video, f"{way}: {right:.0f} of {len(marks)} windows right"))
         still = np.repeat(views[0].video_THWC[:1], round(WINDOW_S * suite.long_fps), 0)
-        frozen.append(judge_window(world, still, info, suite.long_fps, bars)["joint"])
+        own = own_size(world, still, info)
+        frozen.append(judge_window(world, still, own, suite.long_fps, bars)["joint"])
         found.samples.append(Sample(
             f"long {n}", request.prompt, tuple(views), suite.long_fps, "Long video",
             {"seed": request.seed},
