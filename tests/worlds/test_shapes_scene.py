@@ -347,6 +347,34 @@ def test_a_world_of_one_speed_moves_in_every_video_and_only_there(speed):
         base.make("shapes", speed="quick")
 
 
+def test_a_world_of_some_words_alone_draws_and_tells_these():
+    diagonal, hollow = ("up-left", "down-right"), ("ring", "star")
+    options = {"seed": 6, "size": 200, "objects": 1, "frames": (1, 9), "sizes": ((64, 64),)}
+    world = base.make("shapes", close=0.5, shapes=hollow, directions=diagonal, **options)
+    found = collections.Counter()
+    for i in range(200):
+        info = world.info(i)
+        (thing,) = info.truth["objects"]
+        found[thing["size"] == v.CLOSE, thing["direction"], thing["shape"]] += 1
+        colour, pattern = thing["colour"], info.truth["background"]["pattern"]
+        assert not v.held_out(colour, thing["shape"], pattern), "the split holds all the same"
+        told = " ".join(caption.text for caption in info.captions)
+        assert thing["shape"] in told and (thing["direction"] or thing["shape"]) in told
+        if info.num_frames > 1 and not thing["bounce"]:
+            path_T2 = motion.positions(thing, 9)
+            away = (path_T2[-1] - path_T2[0]) / np.linalg.norm(path_T2[-1] - path_T2[0])
+            np.testing.assert_allclose(away, v.DIRECTIONS[thing["direction"]], atol=1e-6)
+    assert len(found) == 2 * 3 * 2 and min(found.values()) >= 5, "each, close up or not"
+    assert {direction for _, direction, _ in found} == {None, *diagonal}
+    assert base.from_spec(world.spec) == world
+    assert "shapes=ring,star&directions=up-left,down-right" in world.spec
+    for wrong in ({"shapes": ("rign",)}, {"directions": ("upleft",)}):
+        with pytest.raises(BadInput, match="rign|upleft"):
+            base.make("shapes", **wrong)
+    with pytest.raises(BadInput, match="none that is still"):
+        base.make("shapes", returns=0.5, directions=("still",))
+
+
 def test_what_returns_turns_inside_the_frame_and_is_told_so():
     world = base.make("shapes", seed=8, size=300, objects=1, frames=(5, 17), returns=0.5)
     found = collections.Counter()

@@ -36,7 +36,7 @@ RESTARTS = 20  # of a scene in which one found no room
 PINS: dict[str, Sequence[str]] = {
     "pattern": v.PATTERNS, "tint": tuple(v.TINTS), "style": v.STYLES, "shape": v.SHAPES,
     "colour": tuple(v.COLOURS), "size": tuple(v.SIZES), "direction": (*v.DIRECTIONS, v.STILL),
-    "speed": tuple(v.SPEEDS), "turn": (v.BACK, v.THIRD),
+    "speed": tuple(v.SPEEDS), "turn": v.TURNS,
 }  # fmt: skip
 
 
@@ -188,8 +188,8 @@ def _close_up(
     """One large object, whole in view all the time; in a clip it moves or is still, or moves at the
     pinned speed."""
     height, width, num_frames, fps = frame
-    pins = {"speed": fixed["speed"]} if "speed" in fixed else {}
-    tries = 64 if pins else 8  # a pinned speed leaves no standing still at last
+    pins = {name: fixed[name] for name in ("speed", "direction") if name in fixed}
+    tries = 64 if pins else 8  # a pinned motion leaves no standing still at last
     colour, shape = look
     low, high = (share * min(height, width) for share in v.CLOSE_EXTENT)
     for attempt in range(tries):

@@ -51,6 +51,8 @@ class ShapesWorld:
                   inside the frame, "moves left and back"; for training: what a loop looks like
     turn          "back": these turn anywhere in the clip's middle; "third": after a third of it and
                   again after two, so that the middle third leads from an end to the start
+    shapes, directions            of the first object: only these words (directions: in videos), for
+                  training on what a model confuses
     """
 
     name: ClassVar[str] = "shapes"
@@ -70,6 +72,8 @@ class ShapesWorld:
     speed: str = ""
     returns: float = 0.0
     turn: str = v.BACK
+    shapes: tuple[str, ...] = ()
+    directions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.split not in base.SPLITS:
@@ -87,6 +91,12 @@ class ShapesWorld:
             raise bad("shapes", f"speed {self.speed!r}", nearest(self.speed, v.SPEEDS))
         if self.turn not in v.TURNS:
             raise bad("shapes", f"turn {self.turn!r}", nearest(self.turn, v.TURNS))
+        for word in self.shapes:
+            check_pins({"shape": word})
+        for word in self.directions:
+            check_pins({"direction": word})
+        if self.returns and v.STILL in self.directions:
+            raise bad("shapes", f"directions {self.directions} with returns", "none that is still")
         sizes, frames = v.MIXES[self.mix]
         chosen_sizes = _chosen("sizes", self.sizes, "size_weights", self.size_weights, sizes)
         chosen_frames = _chosen("frames", self.frames, "frame_weights", self.frame_weights, frames)
@@ -118,6 +128,10 @@ class ShapesWorld:
         near = self.close > 0 and count == 1 and num_frames <= v.CLOSE_FRAMES
         near = near and (min(height, width) < SHORT or rng.random() < self.close)
         fixed = {"speed": self.speed} if self.speed else {}
+        if self.shapes:
+            fixed["shape"] = v.pick(rng, self.shapes)
+        if self.directions and num_frames > 1:
+            fixed["direction"] = v.pick(rng, self.directions)
         if self.returns and not near and num_frames >= BOUNCE_FRAMES:
             fixed |= {"turn": self.turn} if rng.random() < self.returns else {}
         return self._info(rng, height, width, num_frames, count, fixed, near)
