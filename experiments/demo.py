@@ -155,7 +155,7 @@ STAGES = {
               "denoising.times.base_shift=6.0", "optim.decay_share=0.8"),
     "wider": (*masks(0.32, 0.14, 0.1, 0.1, 0, 0, 0.3, 0.04), SOON, *EVERYTHING, LEARN_NEW,
               BOTH_ENDS, "optim.decay_share=0.8"),
-    # two of the four diagonals were taken for their mirror images, even from a given frame
+    # down-left was taken for down-right even from a given frame, up-right for up-left in prompts
     "diagonals": (*masks(0.5, 0.5, 0, 0, 0, 0, 0, 0), *few_tokens(4.0, SOON), LEARN_NEW,
                   "optim.lr=0.01"),
     "words": (*masks(0.74, 0.14, 0.04, 0.04, 0, 0, 0.04, 0), *few_tokens(3.5, SOON), LEARN_NEW,

@@ -371,8 +371,9 @@ def test_a_world_of_some_words_alone_draws_and_tells_these():
     for wrong in ({"shapes": ("rign",)}, {"directions": ("upleft",)}):
         with pytest.raises(BadInput, match="rign|upleft"):
             base.make("shapes", **wrong)
-    with pytest.raises(BadInput, match="none that is still"):
-        base.make("shapes", returns=0.5, directions=("still",))
+    for moving in ({"returns": 0.5}, {"speed": "slow"}):
+        with pytest.raises(BadInput, match="none that is still"):
+            base.make("shapes", directions=("still",), **moving)
 
 
 def test_what_returns_turns_inside_the_frame_and_is_told_so():

@@ -185,8 +185,8 @@ def _arrange(
 def _close_up(
     rng: random.Random, frame: Frame, look: tuple[str, str], fixed: Mapping[str, str]
 ) -> dict[str, Any]:
-    """One large object, whole in view all the time; in a clip it moves or is still, or moves at the
-    pinned speed."""
+    """One large object, whole in view all the time; in a clip it moves or is still, or moves as
+    pinned: in a direction, at a speed."""
     height, width, num_frames, fps = frame
     pins = {name: fixed[name] for name in ("speed", "direction") if name in fixed}
     tries = 64 if pins else 8  # a pinned motion leaves no standing still at last

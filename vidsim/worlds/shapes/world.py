@@ -95,8 +95,9 @@ class ShapesWorld:
             check_pins({"shape": word})
         for word in self.directions:
             check_pins({"direction": word})
-        if self.returns and v.STILL in self.directions:
-            raise bad("shapes", f"directions {self.directions} with returns", "none that is still")
+        if (self.returns or self.speed) and v.STILL in self.directions:
+            moves = f"directions {self.directions} with returns or speed"
+            raise bad("shapes", moves, "none that is still")
         sizes, frames = v.MIXES[self.mix]
         chosen_sizes = _chosen("sizes", self.sizes, "size_weights", self.size_weights, sizes)
         chosen_frames = _chosen("frames", self.frames, "frame_weights", self.frame_weights, frames)
