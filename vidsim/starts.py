@@ -13,7 +13,8 @@ from vidsim.config import to_dict
 from vidsim.core.errors import bad
 from vidsim.core.trees import as_float32, flatten, unflatten
 from vidsim.generate.model import Model, load, load_vae, vae_folder
-from vidsim.models.grow import continues, grown_patches, grown_vae, same_latents
+from vidsim.models.dit import DiT
+from vidsim.models.grow import continues, grown_blocks, grown_patches, grown_vae, same_latents
 from vidsim.models.text import ByteEncoderConfig, with_words
 from vidsim.models.vae_linear import BlockMoments
 from vidsim.parallel.processes import agree
@@ -23,6 +24,7 @@ from vidsim.tasks.denoising import DenoisingConfig
 
 # What of a VaeConfig may differ from that of the autoencoder a run starts from.
 OF_DECODER = frozenset({"decoder_dim", "decoder_res_blocks", "dtype", "conv"})
+LARGER = ("layers", "mlp_width")  # of a DiTConfig: what may be more than in the one it starts from
 
 
 def first_weights(
@@ -83,12 +85,12 @@ def vae_start(
 def denoiser_start(start: str, cfg: DenoisingConfig, vae: Path, vae_hash: str, seed: int) -> Any:
     """The averaged weights of the model at `start` for a resolved run, as host arrays. Words that
     only the run's vocabulary has are fresh; words that only the model's has are gone. Latents that
-    begin with the model's own and have further channels: see `models.grow`. With another
-    `channel_weight` the network sees its patches as before.
+    begin with the model's own and have further channels, more layers, a larger `mlp_width`: see
+    `models.grow`. With another `channel_weight` the network sees its patches as before.
 
     cfg            of the run
     vae, vae_hash  folder and identity of the autoencoder of its latents
-    seed           of new words
+    seed           of new words and blocks
     Raises BadInput when it is another network, or of other latents
     """
     model = load(start)
@@ -102,22 +104,25 @@ def denoiser_start(start: str, cfg: DenoisingConfig, vae: Path, vae_hash: str, s
                   f"the cache's VAE {vae_hash[:12]}, with its statistics")  # fmt: skip
     if _unworded(there.text) != _unworded(here.text):
         raise bad(where, "has another text encoder", f"{here.text}, as the run")
-    if field := here.dit.differs(there.dit):
+    larger = {f: max(getattr(here.dit, f), getattr(there.dit, f)) for f in LARGER}
+    if field := here.dit.differs(dataclasses.replace(there.dit, **larger)):
+        more = " or more" if field in LARGER else ""
         raise bad(f"config.denoising.dit.{field}", f"{getattr(here.dit, field)}",
-                  f"{getattr(there.dit, field)}, as of start {start!r}")  # fmt: skip
+                  f"{getattr(there.dit, field)}{more}, as of start {start!r}")  # fmt: skip
     agree({"start": model.facts["weights_id"]})
     params, new = jax.tree.map(np.asarray, model.params), 0
     if grows or here.channel_weight != there.channel_weight and len(here.latent.gain) > 1:
         weights = there.channel_weight, here.channel_weight
         old = model.task.cfg.latent
         params["dit"] = grown_patches(params["dit"], old, here.latent, weights)
+    if here.dit.differs(there.dit):
+        fresh = DiT(here.dit).init(jax.random.key(seed))["blocks"]
+        params["dit"] = params["dit"] | {"blocks": grown_blocks(params["dit"]["blocks"], fresh)}
     if here.text is not None and there.text is not None and here.text.words != there.text.words:
         params["text"] = with_words(params["text"], there.text, here.text.words, seed)
         new = len(set(here.text.words) - set(there.text.words))
-    print(
-        f"denoiser: starts from {start}, step {model.facts['step']}, {new} new words",
-        flush=True,
-    )
+    print(f"denoiser: starts from {start}, step {model.facts['step']}, {new} new words, "
+          f"{here.dit.layers - there.dit.layers} new layers", flush=True)  # fmt: skip
     return params
 
 

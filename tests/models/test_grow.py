@@ -12,6 +12,7 @@ from tests.generate.tiny_generator import random_weights
 from vidsim.models.dit import DiT, DiTConfig
 from vidsim.models.grow import (
     continues,
+    grown_blocks,
     grown_facts,
     grown_patches,
     grown_vae,
@@ -24,6 +25,8 @@ from vidsim.models.vae_linear import BlockMoments, principal_start
 SMALL = VaeConfig(latent_channels=2, base_dim=8, dim_mult=(1,), num_res_blocks=1,
                   decoder_res_blocks=1, space_down=(), time_down=(), patch=(2, 4, 4),
                   middle=False, edge_kernel=1, linear=True, mid_attention=False)  # fmt: skip
+DENOISER = DiTConfig(patch_width=12, text_width=8, width=16, heads=2, mlp_width=16, layers=1,
+                     freq_width=8)  # fmt: skip
 ROUND = 2e-5  # of numbers of about 1; float32 products in another order
 
 
@@ -33,6 +36,17 @@ def videos(count=12, seed=0):
     big = rng.normal(size=(count, 6, 6, 3)).repeat(4, 1).repeat(4, 2)
     frames = [big[:, t : t + 8, 2 * t : 2 * t + 8] for t in range(5)]
     return np.tanh(np.stack(frames, 1)).astype(np.float32)
+
+
+def one_clip(rng):
+    """All that a denoiser reads of one clip of six tokens but its patches."""
+    one = np.ones((1, 6), np.int32)
+    return {
+        "text_RME": rng.normal(size=(1, 3, 8)).astype(np.float32),
+        "levels_RK": np.float32([[0.0, 0.7]]), "level_index_RN": one, "patch_segment_RN": one,
+        "text_segment_RM": one[:, :3], "position_RN3": rng.integers(0, 4, (1, 6, 3)),
+        "fps_RS": np.ones((1, 1), np.float32), "size_RS2": np.full((1, 1, 2), 16, np.int32),
+    }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -115,24 +129,16 @@ def test_a_denoiser_sees_and_says_of_the_old_channels_what_it_did(exponents):
     patch = (1, 2, 2)
     old = LatentConfig(patch, (0.0,) * 3, (1.0,) * 3, (0.5, 0.3, 0.2))
     new = LatentConfig(patch, (0.0,) * 5, (1.0,) * 5, (*old.gain, 0.1, 0.05))
-    cfg = DiTConfig(patch_width=12, text_width=8, width=16, heads=2, mlp_width=16, layers=1,
-                    freq_width=8)  # fmt: skip
-    narrow, wide = DiT(cfg), DiT(dataclasses.replace(cfg, patch_width=20))
+    narrow, wide = DiT(DENOISER), DiT(dataclasses.replace(DENOISER, patch_width=20))
     params = random_weights(narrow.init, 0)
     grown = grown_patches(params, old, new, exponents)
     rng = np.random.default_rng(0)
     cells = rng.normal(size=(1, 6, 4, 5)).astype(np.float32)
-    one = np.ones((1, 6), np.int32)
-    rest = {
-        "levels_RK": np.float32([[0.0, 0.7]]), "level_index_RN": one, "patch_segment_RN": one,
-        "text_segment_RM": one[:, :3], "position_RN3": rng.integers(0, 4, (1, 6, 3)),
-        "fps_RS": np.ones((1, 1), np.float32), "size_RS2": np.full((1, 1, 2), 16, np.int32),
-    }  # fmt: skip
-    text = rng.normal(size=(1, 3, 8)).astype(np.float32)
+    rest = one_clip(rng)
 
     def run(dit, weights, x, latent, exponent):
         scale = np.sqrt(np.asarray(channel_weights(latent, x.shape[-1], exponent)))
-        return np.asarray(dit.apply(weights, x * scale, text, **rest))
+        return np.asarray(dit.apply(weights, x * scale, **rest))
 
     before = run(narrow, params, cells[..., :3].reshape(1, 6, 12), old, exponents[0]).reshape(
         1, 6, 4, 3
@@ -140,6 +146,26 @@ def test_a_denoiser_sees_and_says_of_the_old_channels_what_it_did(exponents):
     after = run(wide, grown, cells.reshape(1, 6, 20), new, exponents[1]).reshape(1, 6, 4, 5)
     np.testing.assert_allclose(after[..., :3], before, atol=1e-5 * np.abs(before).max())
     assert not after[..., 3:].any()
+
+
+@pytest.mark.parametrize("more", [{"layers": 3}, {"mlp_width": 24}, {"layers": 2, "mlp_width": 20}])
+def test_a_larger_denoiser_is_the_same_function_and_learns_with_all_of_it(more):
+    small, large = DiT(DENOISER), DiT(dataclasses.replace(DENOISER, **more))
+    params = random_weights(small.init, 0)
+    fresh = random_weights(large.init, 1)["blocks"]
+    grown = params | {"blocks": grown_blocks(params["blocks"], fresh)}
+    rng = np.random.default_rng(0)
+    x, rest = rng.normal(size=(1, 6, 12)).astype(np.float32), one_clip(rng)
+    before = np.asarray(small.apply(params, x, **rest))
+    np.testing.assert_allclose(large.apply(grown, x, **rest), before, atol=1e-5)
+
+    def error(weights):
+        return jnp.square(large.apply(weights, x, **rest) - x).mean()
+
+    slope = jax.grad(error)(grown)["blocks"]["down"]["w"]
+    layers, units = DENOISER.layers, DENOISER.mlp_width
+    new = [slope[layers:], slope[:layers, units:]]
+    assert all(np.abs(part).max(-1).min() > 0 for part in new if part.size)
 
 
 def test_statistics_begin_with_the_old_ones():

@@ -28,6 +28,7 @@ from vidsim.data.crops import CropConfig
 from vidsim.data.plan import PlanConfig
 from vidsim.data.tokenizer import Tokenizer
 from vidsim.generate.model import vae_folder
+from vidsim.models.dit import DiT
 from vidsim.models.latents import LatentConfig, channel_weights
 from vidsim.models.text import ByteEncoder, with_words
 from vidsim.models.vae import Vae
@@ -101,6 +102,20 @@ def test_the_average_of_the_newest_checkpoint_is_what_a_run_starts_from(source):
     equal(start_of(_with(source, dit=run)), denoiser_params())
 
 
+def test_a_larger_network_begins_as_the_smaller_one(source):
+    cfg = TASK.cfg.dit
+    larger = dataclasses.replace(cfg, layers=cfg.layers + 2, mlp_width=cfg.mlp_width + 8)
+    found, old = start_of(_with(source, dit=larger)), denoiser_params()
+    shapes = jax.eval_shape(DiT(larger).init, jax.random.key(0))
+    assert jax.tree.map(np.shape, found["dit"]) == jax.tree.map(lambda x: x.shape, shapes)
+    blocks, was = found["dit"]["blocks"], old["dit"]["blocks"]
+    kept = np.s_[: cfg.layers, :, : cfg.mlp_width]
+    np.testing.assert_array_equal(blocks["up"]["w"][kept], was["up"]["w"])
+    assert not blocks["down"]["w"][cfg.layers :].any() and blocks["up"]["w"][cfg.layers :].any()
+    others = [{**tree, "dit": {**tree["dit"], "blocks": {}}} for tree in (found, old)]
+    equal(*others)
+
+
 def test_another_channel_weight_leaves_what_the_network_sees(tmp_path):
     latent = LatentConfig((1, 2, 2), (0.0,) * 3, (1.0,) * 3, (0.5, 0.3, 0.1))
     task = Denoising(dataclasses.replace(TASK.cfg, latent=latent, channel_weight=0.7))
@@ -128,6 +143,7 @@ def test_another_channel_weight_leaves_what_the_network_sees(tmp_path):
     ("changed", "message"),
     [
         ({"dit": dataclasses.replace(TASK.cfg.dit, heads=4)}, "denoising.dit.heads: 4; 2, as of"),
+        ({"dit": dataclasses.replace(TASK.cfg.dit, mlp_width=1)}, "mlp_width: 1; .* or more, as"),
         ({"text": dataclasses.replace(TASK.cfg.text, layers=3)}, "has another text encoder"),
         ({"latent": LatentConfig((1, 2, 2))}, "with its statistics"),
     ],

@@ -1,7 +1,9 @@
-"""More latent channels for an autoencoder and its denoiser, with what both know kept.
+"""More latent channels for an autoencoder and its denoiser, more blocks for the latter, with what
+they know kept.
 
 The old channels stay what they were, number for number; further ones follow them. So an autoencoder
-that turned out too narrow is widened without training its denoiser anew.
+that turned out too narrow is widened without training its denoiser anew, and a denoiser that has
+stopped getting better goes on as a larger one.
 """
 
 from typing import Any
@@ -16,6 +18,7 @@ from vidsim.models.vae_linear import START_LOGVAR, BlockMoments
 
 PROBE_SEED = 0
 ALIKE = 1e-3  # of latents of unit variance; the same products in another order differ by 1e-6
+SPEAKS = ("self/out/", "cross/out/", "down/")  # of a block: all that it adds to its tokens
 
 
 def grown_vae(moments: BlockMoments, old: Tree, fresh: Tree, motion: float = 1.0) -> Tree:
@@ -117,6 +120,23 @@ def grown_patches(
         "head/out/w": wider(flat["head/out/w"], -1),
         "head/out/b": wider(flat["head/out/b"], -1),
     })  # fmt: skip
+
+
+def grown_blocks(old: Tree, fresh: Tree) -> Tree:
+    """A denoiser's blocks [L,...] with further blocks behind them and further hidden units in each:
+    the new ones add nothing at first, so the network is the same function (as arXiv:1511.05641's).
+
+    fresh  new weights of the larger stack: what the further blocks and units read
+    """
+    was = {path: np.asarray(value) for path, value in flatten(old).items()}
+    grown = {}
+    for path, value in flatten(fresh).items():
+        out = np.array(value)
+        if path.startswith(SPEAKS):
+            out[...] = 0.0
+        out[tuple(slice(size) for size in was[path].shape)] = was[path]
+        grown[path] = out
+    return unflatten(grown)
 
 
 def grown_facts(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
