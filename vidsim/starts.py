@@ -14,7 +14,7 @@ from vidsim.core.errors import bad
 from vidsim.core.trees import as_float32, flatten, unflatten
 from vidsim.generate.model import Model, load, load_vae, vae_folder
 from vidsim.models.dit import DiT
-from vidsim.models.grow import continues, grown_blocks, grown_patches, grown_vae, same_latents
+from vidsim.models.grow import continues, grown_network, grown_patches, grown_vae, same_latents
 from vidsim.models.text import ByteEncoderConfig, with_words
 from vidsim.models.vae_linear import BlockMoments
 from vidsim.parallel.processes import agree
@@ -24,7 +24,8 @@ from vidsim.tasks.denoising import DenoisingConfig
 
 # What of a VaeConfig may differ from that of the autoencoder a run starts from.
 OF_DECODER = frozenset({"decoder_dim", "decoder_res_blocks", "dtype", "conv"})
-LARGER = ("layers", "mlp_width")  # of a DiTConfig: what may be more than in the one it starts from
+# Of a DiTConfig: what may be more than in the one it starts from.
+LARGER = ("layers", "mlp_width", "self_condition")
 
 
 def first_weights(
@@ -85,7 +86,7 @@ def vae_start(
 def denoiser_start(start: str, cfg: DenoisingConfig, vae: Path, vae_hash: str, seed: int) -> Any:
     """The averaged weights of the model at `start` for a resolved run, as host arrays. Words that
     only the run's vocabulary has are fresh; words that only the model's has are gone. Latents that
-    begin with the model's own and have further channels, more layers, a larger `mlp_width`: see
+    begin with the model's own and have further channels, and a network with more of LARGER: see
     `models.grow`. With another `channel_weight` the network sees its patches as before.
 
     cfg            of the run
@@ -106,7 +107,7 @@ def denoiser_start(start: str, cfg: DenoisingConfig, vae: Path, vae_hash: str, s
         raise bad(where, "has another text encoder", f"{here.text}, as the run")
     larger = {f: max(getattr(here.dit, f), getattr(there.dit, f)) for f in LARGER}
     if field := here.dit.differs(dataclasses.replace(there.dit, **larger)):
-        more = " or more" if field in LARGER else ""
+        more = " or more" if field in LARGER[:2] else ""
         raise bad(f"config.denoising.dit.{field}", f"{getattr(here.dit, field)}",
                   f"{getattr(there.dit, field)}{more}, as of start {start!r}")  # fmt: skip
     agree({"start": model.facts["weights_id"]})
@@ -116,8 +117,8 @@ def denoiser_start(start: str, cfg: DenoisingConfig, vae: Path, vae_hash: str, s
         old = model.task.cfg.latent
         params["dit"] = grown_patches(params["dit"], old, here.latent, weights)
     if here.dit.differs(there.dit):
-        fresh = DiT(here.dit).init(jax.random.key(seed))["blocks"]
-        params["dit"] = params["dit"] | {"blocks": grown_blocks(params["dit"]["blocks"], fresh)}
+        fresh = DiT(here.dit).init(jax.random.key(seed))
+        params["dit"] = grown_network(params["dit"], fresh)
     if here.text is not None and there.text is not None and here.text.words != there.text.words:
         params["text"] = with_words(params["text"], there.text, here.text.words, seed)
         new = len(set(here.text.words) - set(there.text.words))

@@ -1,11 +1,12 @@
 """A clip is a function of its request: neighbours, order, batch size change it by rounding."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
 
-from tests.generate.tiny_generator import TASK, make_model
+from tests.generate.tiny_generator import TASK, make_model, self_conditioned_model
 from vidsim.core.errors import BadInput
 from vidsim.data.packing import RowLimits
 from vidsim.diffusion.guidance import GuidanceConfig
@@ -58,6 +59,27 @@ def test_neighbours_change_nothing_for_any_solver(solver, noise):
     alone = sample_latents(make_model(), REQUESTS[4:3:-1] + REQUESTS[1:0:-1], config)
     for i, latent in zip((4, 1), alone, strict=True):
         np.testing.assert_allclose(latent, packed[i], atol=ROUNDING, rtol=0)
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_each_branch_reads_what_it_said_in_the_call_before(monkeypatch, scale):
+    run, calls = sampling._denoise, []
+
+    def watched(*asked):
+        calls.append((asked[-1], run(*asked)[1]))
+        return run(*asked)
+
+    monkeypatch.setattr(sampling, "_denoise", watched)
+    config = SamplerConfig("heun", 3, GuidanceConfig(scale))
+    model = self_conditioned_model()
+    packed = sample_latents(model, REQUESTS[:2], config)
+    assert not np.any(calls[0][0]) and len(calls) == 5
+    assert calls[0][0].shape[0] == scale  # rows: one, or one with and one without the prompt
+    for before, after in itertools.pairwise(calls):
+        np.testing.assert_array_equal(after[0], before[1])
+        assert np.asarray(after[0]).std() > 0.1
+    (alone,) = sample_latents(model, REQUESTS[1:2], config)
+    np.testing.assert_allclose(alone, packed[1], atol=ROUNDING, rtol=0)
 
 
 @pytest.mark.parametrize("solver", STOCHASTIC)

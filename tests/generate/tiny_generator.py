@@ -63,6 +63,13 @@ def make_model() -> Model:
     return Model(TASK, denoiser_params(), vae, LIMITS, {"step": 3}, {})
 
 
+def self_conditioned_model() -> Model:
+    """The same with a network that reads what it said before."""
+    dit = dataclasses.replace(TASK.cfg.dit, self_condition=True)
+    task = Denoising(dataclasses.replace(TASK.cfg, dit=dit))
+    return dataclasses.replace(make_model(), task=task, params=random_weights(task.init, 0))
+
+
 def save_workdir(folder: Path, **changes) -> str:
     """Writes what training would have left; returns the hash of the VAE."""
     vae_hash = save_model(folder / "vae", to_dict(VAE.cfg), jax.device_get(vae_params()), {})

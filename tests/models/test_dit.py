@@ -89,12 +89,12 @@ def pack(rows, filler=0.0):
     return a, places
 
 
-def apply(cfg, params, patches, text, a):
+def apply(cfg, params, patches, text, a, **more):
     return DiT(cfg).apply(
         params, patches, text, levels_RK=a["levels"], level_index_RN=a["index"],
         patch_segment_RN=a["patch_segment"], text_segment_RM=a["text_segment"],
         position_RN3=a["position"], fps_RS=a["fps"], size_RS2=a["size"], grid_RS3=a["grid"],
-        action_RN=a["action"],
+        action_RN=a["action"], **more,
     )  # fmt: skip
 
 
@@ -376,6 +376,23 @@ def test_pooled_text_is_the_mean_of_the_clips_own_words():
         made.append(np.asarray(forward(CFG, params, a["patches"], a["text"], a))[r, here])
     np.testing.assert_allclose(made[1], made[0], atol=VALUES, rtol=0)
     assert np.abs(made[2] - made[0]).max() > 100 * VALUES
+
+
+def test_what_was_said_joins_the_patches_at_their_own_tokens():
+    """Read through the patches' own matrix, patches and what was said are as good as their sum;
+    nothing said is zeros."""
+    cfg, params = dataclasses.replace(CFG, self_condition=True), scattered_params()
+    patch = params["inputs"]["patch"]
+    estimate = {"w": patch["w"], "b": jnp.zeros_like(patch["b"])}
+    read = params | {"inputs": params["inputs"] | {"estimate": estimate}}
+    a, _ = pack([CLIPS[:2]])
+    said = np.random.default_rng(3).normal(size=a["patches"].shape).astype(np.float32)
+    want = apply(CFG, params, a["patches"] + said, a["text"], a)
+    plain = apply(CFG, params, a["patches"], a["text"], a)
+    assert np.abs(want - plain).max() > 100 * VALUES
+    for given, told in ((said, want), (None, plain), (0 * said, plain)):
+        made = apply(cfg, read, a["patches"], a["text"], a, estimate_RNP=given)
+        np.testing.assert_allclose(made, told, atol=VALUES)
 
 
 def test_without_place_embedding_it_has_no_weight():

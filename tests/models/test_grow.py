@@ -12,8 +12,8 @@ from tests.generate.tiny_generator import random_weights
 from vidsim.models.dit import DiT, DiTConfig
 from vidsim.models.grow import (
     continues,
-    grown_blocks,
     grown_facts,
+    grown_network,
     grown_patches,
     grown_vae,
     same_latents,
@@ -148,23 +148,27 @@ def test_a_denoiser_sees_and_says_of_the_old_channels_what_it_did(exponents):
     assert not after[..., 3:].any()
 
 
-@pytest.mark.parametrize("more", [{"layers": 3}, {"mlp_width": 24}, {"layers": 2, "mlp_width": 20}])
+@pytest.mark.parametrize(
+    "more",
+    [{"layers": 3}, {"mlp_width": 24}, {"layers": 2, "mlp_width": 20}, {"self_condition": True}],
+)
 def test_a_larger_denoiser_is_the_same_function_and_learns_with_all_of_it(more):
     small, large = DiT(DENOISER), DiT(dataclasses.replace(DENOISER, **more))
     params = random_weights(small.init, 0)
-    fresh = random_weights(large.init, 1)["blocks"]
-    grown = params | {"blocks": grown_blocks(params["blocks"], fresh)}
+    grown = grown_network(params, random_weights(large.init, 1))
     rng = np.random.default_rng(0)
     x, rest = rng.normal(size=(1, 6, 12)).astype(np.float32), one_clip(rng)
     before = np.asarray(small.apply(params, x, **rest))
-    np.testing.assert_allclose(large.apply(grown, x, **rest), before, atol=1e-5)
+    said = {"estimate_RNP": 1.0 + x} if "self_condition" in more else {}
+    np.testing.assert_allclose(large.apply(grown, x, **rest, **said), before, atol=1e-5)
 
     def error(weights):
-        return jnp.square(large.apply(weights, x, **rest) - x).mean()
+        return jnp.square(large.apply(weights, x, **rest, **said) - x).mean()
 
-    slope = jax.grad(error)(grown)["blocks"]["down"]["w"]
-    layers, units = DENOISER.layers, DENOISER.mlp_width
-    new = [slope[layers:], slope[:layers, units:]]
+    slopes = jax.grad(error)(grown)
+    down, (layers, units) = slopes["blocks"]["down"]["w"], (DENOISER.layers, DENOISER.mlp_width)
+    new = [down[layers:], down[:layers, units:]]
+    new += [slopes["inputs"]["estimate"]["w"]] if said else []
     assert all(np.abs(part).max(-1).min() > 0 for part in new if part.size)
 
 

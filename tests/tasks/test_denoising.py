@@ -4,6 +4,7 @@ The stand-in answers a known function of its inputs, so every number can be redo
 """
 
 import functools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,8 @@ from vidsim.diffusion.segments import spread
 from vidsim.diffusion.solvers import integrate, make_solver
 from vidsim.diffusion.times import TimeConfig, time_grid
 from vidsim.models.latents import LatentConfig
-from vidsim.tasks.denoising import batch_noise, residual_scales
+from vidsim.tasks.denoising import Denoising
+from vidsim.tasks.noising import batch_noise, residual_scales
 
 SUM = 2e-5  # relative; float32 sums in another order
 CLIPS = some_clips()
@@ -155,6 +157,36 @@ def test_noise_on_given_frames_is_bounded_and_not_told():
     assert 0.0 < gap[given].max() < 2.0
     # errors on given tokens count nothing: the losses are equal
     assert _run(quiet, batch)[0] == pytest.approx(_run(loud, batch)[0], rel=1e-6)
+
+
+class Echo:
+    """Predicts a x_t + b (what was said before), and counts."""
+
+    def apply(self, params, x_RNP, text_RME, *, estimate_RNP=None, **given):
+        said = 0.0 if estimate_RNP is None else estimate_RNP
+        return params["a"] * x_RNP + params["b"] * said
+
+
+def test_in_half_of_the_steps_the_network_reads_its_first_say_and_learns_nothing_from_it():
+    """With a first say of a x_t, b's slope is a times a's; through it a's would be larger."""
+    cfg = make_task(masks=ALWAYS, latent=LATENT).cfg
+    task = Denoising(replace(cfg, dit=replace(cfg.dit, self_condition=True)))
+    task.__dict__["dit"], task.__dict__["encoder"] = Echo(), FakeEncoder()
+    batch = pack_all(CLIPS, LAYOUT, P)
+    a, b = 0.6, 0.3
+
+    @jax.jit
+    def slopes(step):
+        def loss(dit):
+            return task.loss({"dit": dit, "text": {}}, batch, seed=0, step=step)[0]
+
+        return jax.grad(loss)({"a": jnp.float32(a), "b": jnp.float32(b)})
+
+    found = [jax.device_get(slopes(step)) for step in range(24)]
+    said = np.array([slope["b"] != 0.0 for slope in found])
+    assert 6 <= said.sum() <= 18 and found[3] == jax.device_get(slopes(3))
+    for slope in np.array(found)[said]:
+        assert slope["b"] == pytest.approx(a * slope["a"], rel=1e-3)
 
 
 def test_micro_batches_add_up_to_one_big_batch():

@@ -48,6 +48,16 @@ def test_padded_count_is_what_xla_counts_for_a_dense_unrolled_step():
     assert step_flops(CONFIG, batch).padded == pytest.approx(counted, rel=XLA_TOLERANCE)
 
 
+def test_a_network_that_reads_what_it_said_speaks_once_more_every_second_step():
+    """An XLA program holds both branches; what is run is counted by hand."""
+    said = dataclasses.replace(CONFIG, dit=dataclasses.replace(DIT, self_condition=True))
+    batch = pack_all(some_clips(), [[0, 1], [2, 3]], P, N=128, M=64)
+    reading = 2.0 * 2 * 128 * P * DIT.width  # one more product of patches, two rows of 128
+    alone = step_flops(dataclasses.replace(CONFIG, text=None), batch).padded / 3.0
+    more = step_flops(said, batch).padded - step_flops(CONFIG, batch).padded
+    assert more == pytest.approx(3.0 * reading + 0.5 * (alone + reading))
+
+
 def test_counts_of_a_batch_by_hand():
     clips = some_clips()  # grids 1x2x2 and 3x2x2 with captions "" and "red"
     batch = pack_all(clips, [[0, 1], []], P, N=32, M=48, S=4)

@@ -104,7 +104,9 @@ def test_the_average_of_the_newest_checkpoint_is_what_a_run_starts_from(source):
 
 def test_a_larger_network_begins_as_the_smaller_one(source):
     cfg = TASK.cfg.dit
-    larger = dataclasses.replace(cfg, layers=cfg.layers + 2, mlp_width=cfg.mlp_width + 8)
+    larger = dataclasses.replace(
+        cfg, layers=cfg.layers + 2, mlp_width=cfg.mlp_width + 8, self_condition=True
+    )
     found, old = start_of(_with(source, dit=larger)), denoiser_params()
     shapes = jax.eval_shape(DiT(larger).init, jax.random.key(0))
     assert jax.tree.map(np.shape, found["dit"]) == jax.tree.map(lambda x: x.shape, shapes)
@@ -112,6 +114,7 @@ def test_a_larger_network_begins_as_the_smaller_one(source):
     kept = np.s_[: cfg.layers, :, : cfg.mlp_width]
     np.testing.assert_array_equal(blocks["up"]["w"][kept], was["up"]["w"])
     assert not blocks["down"]["w"][cfg.layers :].any() and blocks["up"]["w"][cfg.layers :].any()
+    assert not any(x.any() for x in found["dit"]["inputs"].pop("estimate").values())
     others = [{**tree, "dit": {**tree["dit"], "blocks": {}}} for tree in (found, old)]
     equal(*others)
 

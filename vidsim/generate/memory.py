@@ -124,11 +124,11 @@ def denoise_bytes(model: Model, rows: int, limits: RowLimits, config: SamplerCon
         "text_position": shape(twice * R, M, dtype=i32),
     }
     peak = peak_bytes(
-        lambda params, batch, text, x, t, given: task.denoise(
-            params, batch, text, config.guidance, x, t, given
+        lambda params, batch, text, x, t, given, said: task.denoise(
+            params, batch, text, config.guidance, x, t, given, None, said
         ),
         jax.eval_shape(lambda: model.params), batch, text, shape(R, N, P), shape(R, S),
-        shape(R, N, dtype=bool),
+        shape(R, N, dtype=bool), shape(twice * R, N, P) if task.cfg.dit.self_condition else None,
     )  # fmt: skip
     return peak + SOLVER_ARRAYS * 4 * R * N * P + tree_bytes(text)
 

@@ -23,7 +23,7 @@ from vidsim.core.errors import bad, nearest
 from vidsim.core.host_random import hash_normal
 from vidsim.core.keys import stream
 from vidsim.core.patching import patchify
-from vidsim.tasks.denoising import batch_noise
+from vidsim.tasks.noising import batch_noise
 
 KINDS = ("shared", "token")
 START = -1  # the noise that sampling begins with; steps count from 0

@@ -234,7 +234,8 @@ def _denoise(
     given_RN: jax.Array,
     group_RN: jax.Array,
 ) -> jax.Array:
-    return task.denoise(params, batch, text, guidance, x_RNP, t_RG, given_RN, group_RN)
+    made_RNP, _ = task.denoise(params, batch, text, guidance, x_RNP, t_RG, given_RN, group_RN)
+    return made_RNP
 
 
 @functools.partial(jax.jit, static_argnames=("task",))

@@ -117,12 +117,18 @@ class Inputs(nn.Module):
         place_RN3: jax.Array | None,
         action_RN: jax.Array | None,
         text_segment_RM: jax.Array,
+        estimate_RNP: jax.Array | None,
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         """Returns x_RND, text_RMD (compute dtype), time_RKD, six_RK6D (float32)."""
         cfg, dtype = self.cfg, compute_dtype(self.cfg.dtype)
         d = cfg.width
         x = Linear(cfg.patch_width, d, ("patch", "embed"), dtype=dtype, name="patch")(patches_RNP)
         x = x.astype(jnp.float32)
+        if cfg.self_condition:
+            said = jnp.zeros_like(patches_RNP) if estimate_RNP is None else estimate_RNP
+            x = x + Linear(
+                cfg.patch_width, d, ("patch", "embed"), init="zero", dtype=dtype, name="estimate"
+            )(said).astype(jnp.float32)
         if cfg.clip_embedding:
             x = x + per_token(self._clips(fps_RS, size_RS2), segment_RN - 1)
         if place_RN3 is not None:
@@ -237,6 +243,7 @@ class DiT:
         size_RS2: jax.Array,
         grid_RS3: jax.Array | None = None,
         action_RN: jax.Array | None = None,
+        estimate_RNP: jax.Array | None = None,
     ) -> jax.Array:
         """Clean patches predicted from noisy ones.
 
@@ -249,6 +256,7 @@ class DiT:
         fps_RS, size_RS2  frames a second and (height, width) in pixels of segment s in slot s-1
         grid_RS3          tokens (t, h, w) of segment s in slot s-1; for place_embedding alone
         action_RN         1.. or 0 for none
+        estimate_RNP      what was last predicted, for self_condition alone; None for nothing yet
         Returns           f32 RNP; zeros at padding
         Raises            BadInput when shapes disagree
         """
@@ -269,7 +277,7 @@ class DiT:
         x, text, time, six = _call(
             Inputs(cfg), params["inputs"], patches_RNP, text_RME, levels_RK, patch_segment_RN,
             fps_RS, size_RS2, self._place(position_RN3, grid_RS3, patch_segment_RN), action_RN,
-            text_segment_RM,
+            text_segment_RM, estimate_RNP,
         )  # fmt: skip
         within, across = self._attention_plans(patch_segment_RN, text_segment_RM)
         turn = rotation(position_RN3, axis_widths(cfg.head_width), cfg.theta)
@@ -314,7 +322,8 @@ class DiT:
             (
                 Inputs(cfg),
                 (f32(1, 1, cfg.patch_width), f32(1, 1, cfg.text_width), f32(1, 1), ids, f32(1, 1),
-                 f32(1, 1, 2), f32(1, 1, 3) if cfg.place_embedding else None, ids, ids),
+                 f32(1, 1, 2), f32(1, 1, 3) if cfg.place_embedding else None, ids, ids,
+                 None),
             ),
             (Block(cfg), (act(1, 1, d), context)),
             (Head(cfg), (act(1, 1, d), f32(1, 1, d), ids)),

@@ -35,6 +35,8 @@ class DiTConfig:
                      whether it is of the first or the last frame
     pooled_text      the mean of a caption's tokens is added to each token of its clip, beside the
                      cross-attention (pooled captions of arXiv:2403.03206 sec. 4, which modulate)
+    self_condition   the network also reads what it last said of the same clip, nothing at first
+                     (arXiv:2208.04202 sec. 3): cells that decided together need not decide anew
     num_actions      actions 1..num_actions are added to their tokens; 0 = the model has none
     dtype            operands of products and the residual stream: float32 or bfloat16
     attention        an implementation of vidsim.nn.attention, or auto. Where a row's tokens are
@@ -60,6 +62,7 @@ class DiTConfig:
     clip_embedding: bool = True
     place_embedding: bool = False
     pooled_text: bool = False
+    self_condition: bool = False
     num_actions: int = 0
     dtype: str = "float32"
     attention: str = "auto"
@@ -116,7 +119,8 @@ class MatmulFlops:
 def matmul_flops(cfg: DiTConfig) -> MatmulFlops:
     """Operations per patch token, text token, noise level and attended pair, all blocks."""
     d, f, blocks = cfg.width, cfg.mlp_width, cfg.layers
-    inputs = cfg.patch_width + (6 * PLACE_WAVES if cfg.place_embedding else 0)
+    inputs = cfg.patch_width * (1 + cfg.self_condition)
+    inputs += 6 * PLACE_WAVES if cfg.place_embedding else 0
     return MatmulFlops(
         patch_token=2.0 * ((inputs + cfg.patch_width) * d + blocks * (6 * d * d + 2 * d * f)),
         text_token=2.0 * (cfg.text_width * d + d * d + blocks * 2 * d * d),

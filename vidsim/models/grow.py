@@ -1,5 +1,5 @@
-"""More latent channels for an autoencoder and its denoiser, more blocks for the latter, with what
-they know kept.
+"""More latent channels for an autoencoder and its denoiser, a larger network for the latter, with
+what they know kept.
 
 The old channels stay what they were, number for number; further ones follow them. So an autoencoder
 that turned out too narrow is widened without training its denoiser anew, and a denoiser that has
@@ -18,7 +18,7 @@ from vidsim.models.vae_linear import START_LOGVAR, BlockMoments
 
 PROBE_SEED = 0
 ALIKE = 1e-3  # of latents of unit variance; the same products in another order differ by 1e-6
-SPEAKS = ("self/out/", "cross/out/", "down/")  # of a block: all that it adds to its tokens
+SPEAKS = ("blocks/self/out/", "blocks/cross/out/", "blocks/down/")  # all that a block adds
 
 
 def grown_vae(moments: BlockMoments, old: Tree, fresh: Tree, motion: float = 1.0) -> Tree:
@@ -113,28 +113,29 @@ def grown_patches(
         out = np.pad(split, room).reshape(*split.shape[:-2], cells * many)
         return np.moveaxis(out, -1, axis)
 
-    seen = flat["inputs/patch/w"]
-    rows = np.tile(scale, cells).astype(seen.dtype)
-    return unflatten(flat | {
-        "inputs/patch/w": wider(seen * rows[:, None], -2),
+    rows = np.tile(scale, cells).astype(np.float32)
+    seen = [path for path in ("inputs/patch/w", "inputs/estimate/w") if path in flat]
+    return unflatten(flat | {path: wider(flat[path] * rows[:, None], -2) for path in seen} | {
         "head/out/w": wider(flat["head/out/w"], -1),
         "head/out/b": wider(flat["head/out/b"], -1),
     })  # fmt: skip
 
 
-def grown_blocks(old: Tree, fresh: Tree) -> Tree:
-    """A denoiser's blocks [L,...] with further blocks behind them and further hidden units in each:
-    the new ones add nothing at first, so the network is the same function (as arXiv:1511.05641's).
+def grown_network(old: Tree, fresh: Tree) -> Tree:
+    """A denoiser's weights with further blocks behind its own, further hidden units in each, and
+    the reading of what was said before (`self_condition`): what is new adds nothing at first, so
+    the network is the same function (as arXiv:1511.05641's).
 
-    fresh  new weights of the larger stack: what the further blocks and units read
+    fresh  new weights of the larger network: what the further blocks and units read
     """
     was = {path: np.asarray(value) for path, value in flatten(old).items()}
     grown = {}
     for path, value in flatten(fresh).items():
         out = np.array(value)
-        if path.startswith(SPEAKS):
+        if path.startswith(SPEAKS) or path not in was:
             out[...] = 0.0
-        out[tuple(slice(size) for size in was[path].shape)] = was[path]
+        if path in was:
+            out[tuple(slice(size) for size in was[path].shape)] = was[path]
         grown[path] = out
     return unflatten(grown)
 

@@ -142,14 +142,17 @@ def sample_job(
     text = {name: put(name, value) for name, value in text.items()}
     t = put("clip_key", Struct((rows, plan.row_segments), np.float32))
     given = put("patch_segment", Struct((rows, plan.row_tokens), np.bool_))
+    said = None
+    if cfg.dit.self_condition:
+        said = put("patches", Struct((text_rows, *x.shape[1:]), np.float32))
 
-    def denoise(params: Any, facts: Any, text: Any, x: Any, t: Any, given: Any) -> jax.Array:
-        return task.denoise(params, facts, text, guidance, x, t, given)
+    def denoise(params: Any, facts: Any, text: Any, x: Any, t: Any, given: Any, said: Any) -> Any:
+        return task.denoise(params, facts, text, guidance, x, t, given, None, said)
 
     def compile_it() -> Any:
         with jax.set_mesh(mesh):
             x_ = put("patches", x)
-            return jax.jit(denoise).lower(params, facts, text, x_, t, given).compile()
+            return jax.jit(denoise).lower(params, facts, text, x_, t, given, said).compile()
 
     live, padded = content.live(text_rows), content.padded(text_rows)
     return Job(

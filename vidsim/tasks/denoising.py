@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from vidsim.core.errors import bad, nearest
-from vidsim.core.keys import clip_uniform, per_clip, stream, token_normal
+from vidsim.core.keys import clip_uniform, per_clip, stream
 from vidsim.diffusion.guidance import GuidanceConfig, guide
 from vidsim.diffusion.losses import (
     WEIGHTINGS,
@@ -32,9 +32,11 @@ from vidsim.models.latents import LatentConfig, channel_weights, check_width, no
 from vidsim.models.text import ByteEncoder, ByteEncoderConfig
 from vidsim.tasks.base import Batch, Metrics, Params
 from vidsim.tasks.midstream import drop_heads, given_midstream
+from vidsim.tasks.noising import batch_noise, residual_scales
 from vidsim.tasks.prompting import Text, drop_captions
 
 RESIDUAL = "residual"
+SAID_SHARE = 0.5  # of the steps of a `self_condition` network: those that read a first say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +152,7 @@ class Denoising:
             condition_RN,
             given_noise_RS,
             channel_weights(cfg.latent, batch["patches"].shape[-1], cfg.channel_weight),
+            stream(seed, "denoise/say", step),
         )
         num_clips, num_tokens = batch["num_clips"], batch["num_tokens"]
         loss = step_loss(clips, cfg.weighting, num_clips, num_tokens)
@@ -214,6 +217,7 @@ class Denoising:
         t_RS: jax.Array,
         condition_RN: jax.Array,
         group_RN: jax.Array | None = None,
+        estimate_RNP: jax.Array | None = None,
     ) -> jax.Array:
         """The network's prediction of clean normalised patches, f32[R,N,P].
 
@@ -224,14 +228,19 @@ class Denoising:
         condition_RN  bool[R,N] tokens that are given: the network is told that their time is 0
         group_RN      i32[R,N] which column of t_RS (from 1; 0: padding) holds a token's time, where
                       it is not its clip's: frames of one clip may have times of their own
+        estimate_RNP  what was last predicted of x, for a network that reads it (`self_condition`);
+                      None for nothing yet
         """
         segment_RN = batch["patch_segment"]
         group_RN = segment_RN if group_RN is None else group_RN
         clean_R1 = jnp.zeros_like(t_RS[:, :1])
         weight_P = channel_weights(self.cfg.latent, x_t_RNP.shape[-1], self.cfg.channel_weight)
+        seen_P = jnp.sqrt(weight_P)[None, None]
+        if estimate_RNP is not None:
+            estimate_RNP = jnp.where(condition_RN[..., None], x_t_RNP, estimate_RNP) * seen_P
         output_RNP = self.dit.apply(
             params["dit"],
-            x_t_RNP * jnp.sqrt(weight_P)[None, None],
+            x_t_RNP * seen_P,
             text["text"],
             levels_RK=jnp.concatenate([clean_R1, t_RS], axis=1),
             level_index_RN=jnp.where(condition_RN, 0, group_RN),
@@ -242,6 +251,7 @@ class Denoising:
             size_RS2=batch["size"],
             grid_RS3=batch["grid"],
             action_RN=batch["action"],
+            estimate_RNP=estimate_RNP,
         ).astype(jnp.float32)
         t_RN = spread(t_RS, group_RN)
         if self.cfg.prediction == RESIDUAL:
@@ -268,13 +278,18 @@ class Denoising:
         t_RS: jax.Array,
         condition_RN: jax.Array,
         group_RN: jax.Array | None = None,
-    ) -> jax.Array:
-        """Guided prediction of x: with and without captions in one call of twice the rows.
+        estimate_RNP: jax.Array | None = None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Guided prediction of x: with and without captions in one call of twice the rows; and
+        what the network said, [R or 2R,N,P], which the next call may be given as `estimate_RNP`.
 
         text  from `prepare` with the same guidance; the rest as in `predict`
         """
         if not guidance.needed:
-            return self.predict(params, batch, text, x_t_RNP, t_RS, condition_RN, group_RN)
+            alone_RNP = self.predict(
+                params, batch, text, x_t_RNP, t_RS, condition_RN, group_RN, estimate_RNP
+            )
+            return alone_RNP, alone_RNP
 
         def twice(value: jax.Array) -> jax.Array:
             return jnp.concatenate([value, value]) if value.ndim else value
@@ -282,11 +297,11 @@ class Denoising:
         both_RNP = self.predict(
             params, {k: twice(v) for k, v in batch.items() if k not in ("patches", "text")}, text,
             twice(x_t_RNP), twice(t_RS), twice(condition_RN),
-            None if group_RN is None else twice(group_RN),
+            None if group_RN is None else twice(group_RN), estimate_RNP,
         )  # fmt: skip
         with_text, without_text = jnp.split(both_RNP, 2)
         owner_RN = batch["patch_segment"] if group_RN is None else group_RN
-        return guide(guidance, with_text, without_text, t_RS, owner_RN)
+        return guide(guidance, with_text, without_text, t_RS, owner_RN), both_RNP
 
     def denoise_fn(
         self,
@@ -296,16 +311,17 @@ class Denoising:
         condition_RN: jax.Array | None = None,
         given_RNP: jax.Array | None = None,
     ) -> Denoise:
-        """`denoise(x_RNP, t_RS)` for the solvers, in normalised patches.
+        """`denoise(x_RNP, t_RS)` for the solvers, in normalised patches. A pure function: a
+        `self_condition` network begins with nothing at every call.
 
         condition_RN, given_RNP  tokens that are given, and their clean normalised values
         """
         text = self.prepare(params, batch, guidance)
         if condition_RN is None or given_RNP is None:
             nothing_RN = jnp.zeros(batch["patch_segment"].shape, bool)
-            return lambda x, t: self.denoise(params, batch, text, guidance, x, t, nothing_RN)
+            return lambda x, t: self.denoise(params, batch, text, guidance, x, t, nothing_RN)[0]
         return hold(
-            lambda x, t: self.denoise(params, batch, text, guidance, x, t, condition_RN),
+            lambda x, t: self.denoise(params, batch, text, guidance, x, t, condition_RN)[0],
             given_RNP,
             condition_RN[..., None],
         )
@@ -348,6 +364,7 @@ class Denoising:
         condition_RN: jax.Array,
         given_noise_RS: jax.Array,
         weight_P: jax.Array | None = None,
+        say_key: jax.Array | None = None,
     ) -> ClipLoss:
         """Noises the batch's patches, predicts them and collects the error of each clip."""
         segment_RN = batch["patch_segment"]
@@ -356,33 +373,25 @@ class Denoising:
         t_RN = spread(t_RS, segment_RN)
         level_RN = jnp.where(condition_RN, spread(given_noise_RS, segment_RN), t_RN)
         x_t_RNP = self.flow.mix(x_RNP, batch_noise(noise_key, batch), level_RN)
-        predicted_RNP = self.predict(params, batch, text, x_t_RNP, t_RS, condition_RN)
+        asked = params, batch, text, x_t_RNP, t_RS, condition_RN
+        predicted_RNP = self.predict(*asked, estimate_RNP=self._first_say(say_key, *asked))
         error_RN = token_errors(predicted_RNP, x_RNP, weight_P) * velocity_weight(
             t_RN, self.cfg.time_floor
         )
         return clip_losses(error_RN, real_RN & ~condition_RN, segment_RN, t_RS.shape[1])
 
-
-def residual_scales(t: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(skip, scale) of x = skip x_t + scale output, for data of zero mean and unit variance.
-
-    skip x_t is E[x | x_t] of a unit Gaussian and scale the deviation of x from it, so the output
-    has unit variance at every time and a network narrower than a patch need not copy its input.
-    Source: arXiv:2206.00364 eq. 7 and appendix B.6, for the straight-line process.
-    """
-    power = jnp.square(1.0 - t) + jnp.square(t)
-    return (1.0 - t) / power, t * jax.lax.rsqrt(power)
-
-
-def batch_noise(key: jax.Array, batch: Batch) -> jax.Array:
-    """Standard normal f32[R,N,P], each token's keyed by its clip key and its index in the clip.
-
-    The same clip key gives the same noise in any row, beside any neighbours. Padding gets noise too
-    and is at time 0 wherever it is used.
-    """
-    segment_RN, position_RN3 = batch["patch_segment"], batch["patch_position"]
-    grid_RN3 = spread(batch["grid"], segment_RN)
-    t, y, x = (position_RN3[..., i] for i in range(3))
-    index_RN = (t * grid_RN3[..., 1] + y) * grid_RN3[..., 2] + x
-    owner_RN = spread(batch["clip_key"], segment_RN)
-    return token_normal(key, owner_RN, index_RN, batch["patches"].shape[-1])
+    def _first_say(
+        self, key: jax.Array | None, params: Params, batch: Batch, text: Text,
+        x_t_RNP: jax.Array, *rest: jax.Array,
+    ) -> jax.Array | None:  # fmt: skip
+        """In SAID_SHARE of the steps what the network says knowing nothing, else nothing (zeros),
+        f32[R,N,P]; the key is the step's. Nothing is learnt from this first call."""
+        if key is None or not self.cfg.dit.self_condition:
+            return None
+        params, text, x_t_RNP = jax.lax.stop_gradient((params, text, x_t_RNP))
+        said_RNP: jax.Array = jax.lax.cond(
+            jax.random.bernoulli(key, SAID_SHARE),
+            lambda: self.predict(params, batch, text, x_t_RNP, *rest),
+            lambda: jnp.zeros_like(x_t_RNP),
+        )
+        return said_RNP

@@ -4,7 +4,9 @@ of the autoencoder, from its traced program.
 Matrix products only, a multiply-add counted as two. "Live" counts tokens that exist and pairs that
 attend (the sum of squared segment lengths); "padded" counts whole rows, as a dense attention would
 compute them. Training costs three forwards: the backward of a product is two products of its size.
-What rematerialisation computes again is not counted: it is the model's work, not the machine's.
+What rematerialisation computes again is not counted: it is the model's work, not the machine's. A
+network that reads what it said before (`self_condition`) speaks once more in a share of the steps,
+which is counted on average.
 """
 
 import dataclasses
@@ -21,7 +23,7 @@ from vidsim.models.dit import DiTConfig
 from vidsim.models.dit_config import matmul_flops
 from vidsim.models.text import ByteEncoderConfig
 from vidsim.tasks.autoencoding import Autoencoding
-from vidsim.tasks.denoising import DenoisingConfig
+from vidsim.tasks.denoising import SAID_SHARE, DenoisingConfig
 
 TRAINING = 3.0
 
@@ -69,8 +71,8 @@ class Counts:
 def step_flops(cfg: DenoisingConfig, batch: Any) -> StepFlops:
     """Operations of training on a packed batch (host arrays of core/batch.py)."""
     live, padded = live_counts(batch), padded_counts(batch)
-    linear, attention = zip(*(forward_flops(cfg, counts) for counts in (live, padded)), strict=True)
-    return StepFlops(*(TRAINING * x for x in (*linear, *attention)))
+    linear, attention = zip(*(step_parts(cfg, counts) for counts in (live, padded)), strict=True)
+    return StepFlops(*linear, *attention)
 
 
 def packed_work(cfg: DenoisingConfig) -> Work:
@@ -132,8 +134,8 @@ def planned_work(cfg: DenoisingConfig, plan: Plan) -> Callable[[int], dict[str, 
         return {
             "tokens": float(chosen.num_tokens),
             "clips": float(chosen.num_clips),
-            "flops": TRAINING * sum(forward_flops(cfg, live)),
-            "padded_flops": TRAINING * sum(forward_flops(cfg, padded)),
+            "flops": sum(step_parts(cfg, live)),
+            "padded_flops": sum(step_parts(cfg, padded)),
         }
 
     return work
@@ -170,6 +172,15 @@ def padded_counts(batch: Any) -> Counts:
         cross_pairs=rows * n * m,
         text_pairs=rows * m * m,
     )
+
+
+def step_parts(cfg: DenoisingConfig, counts: Counts) -> tuple[float, float]:
+    """Operations of forward and backward, split as `forward_flops`."""
+    linear, attention = (TRAINING * x for x in forward_flops(cfg, counts))
+    if not cfg.dit.self_condition:
+        return linear, attention
+    first = forward_flops(dataclasses.replace(cfg, text=None), counts)
+    return linear + SAID_SHARE * first[0], attention + SAID_SHARE * first[1]
 
 
 def forward_flops(cfg: DenoisingConfig, counts: Counts) -> tuple[float, float]:
