@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 from tests.generate.test_extend import SMALL, asked
-from tests.generate.tiny_generator import make_model
+from tests.generate.tiny_generator import make_model, self_conditioned_model
 from vidsim.core.errors import BadInput
 from vidsim.diffusion.guidance import GuidanceConfig
 from vidsim.diffusion.solvers import integrate, make_solver
 from vidsim.generate import long
 from vidsim.generate.long import finished, make_windows
-from vidsim.generate.ramp import Ramp, begin, roll
+from vidsim.generate.ramp import Ramp, State, begin, ramp_latents, roll
 from vidsim.generate.roll import Window
-from vidsim.generate.sample import SamplerConfig
+from vidsim.generate.sample import SamplerConfig, sample_latents
 
 CONFIG = SamplerConfig("euler", 4, GuidanceConfig(2.0))
 MEAN, STD = 0.7, 0.5  # of the Gaussian data below
@@ -43,7 +43,7 @@ def test_every_frame_goes_the_whole_road_once_and_clean_ones_are_never_touched(
     assert ramp.steps >= steps and ramp.steps == ramp.delay * (window.latents - window.overlap)
     times, seen, clean_then = times_of(ramp), {j: [] for j in range(total)}, {}
 
-    def denoise(x, t, clean, first):
+    def denoise(x, t, clean, first, said):
         assert len(x) == len(t) <= window.latents and clean == min(first, window.overlap)
         assert (np.diff(t) >= 0).all(), "later frames are never cleaner"
         assert (t[:clean] == 0).all() and (t[clean:] > 0).all()
@@ -52,7 +52,7 @@ def test_every_frame_goes_the_whole_road_once_and_clean_ones_are_never_touched(
             np.testing.assert_array_equal(x[k], clean_then[number])
         for k, time in enumerate(t[clean:].tolist()):
             seen[first + k].append(time)
-        return np.where((t == 0)[:, None, None], x, posterior(x, t[:, None, None]))
+        return np.where((t == 0)[:, None, None], x, posterior(x, t[:, None, None])), said
 
     state = begin(ramp, total, noise_of)
     for number, (frame, _) in enumerate(roll(ramp, times, denoise, noise_of, total, state)):
@@ -69,13 +69,43 @@ def test_frames_that_do_not_see_each_other_are_what_one_alone_would_be():
     ramp = Ramp.of(Window(5, 2), 9)
     times = times_of(ramp)
 
-    def denoise(x, t, clean, first):
-        return posterior(x, t[:, None, None]).astype(np.float32)
+    def denoise(x, t, clean, first, said):
+        return posterior(x, t[:, None, None]).astype(np.float32), said
 
     state = begin(ramp, 7, noise_of)
     for number, (frame, _) in enumerate(roll(ramp, times, denoise, noise_of, 7, state)):
         alone = integrate(posterior, noise_of(number), times, make_solver("euler"), lambda t: t)
         np.testing.assert_allclose(frame, alone, atol=ROUNDING)
+
+
+def test_each_frame_is_told_what_was_said_of_it_and_a_new_one_nothing():
+    ramp, told, answers = Ramp.of(Window(5, 2), 6), [], []
+
+    def denoise(x, t, clean, first, said):
+        numbers = range(first - clean, first - clean + len(x))
+        told.append(dict(zip(numbers, said.swapaxes(0, 1), strict=True)))
+        answer = said + 1.0 + np.arange(2)[:, None, None, None]
+        answers.append(dict(zip(numbers, answer.swapaxes(0, 1), strict=True)))
+        return x, answer
+
+    state = begin(ramp, 7, noise_of, branches=2)
+    for _, after in roll(ramp, times_of(ramp), denoise, noise_of, 7, state):
+        back = State.unpacked(after.done, after.packed())
+        np.testing.assert_array_equal(back.said_bfnP, after.said_bfnP)
+        np.testing.assert_array_equal(back.x_fnP, after.x_fnP)
+    for now, before in zip(told, [{}, *answers], strict=False):
+        for number, said in now.items():
+            np.testing.assert_array_equal(said, before.get(number, np.zeros_like(said)))
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_a_lone_frame_is_the_samplers_also_for_a_network_that_reads_its_answer(scale):
+    model, (request,) = self_conditioned_model(), asked([3], frames=1)
+    config = SamplerConfig("euler", 4, GuidanceConfig(scale))
+    ((frame, after),) = ramp_latents(model, request, 1, Window(1, 0), config)
+    (alone,) = sample_latents(model, [request], config)
+    assert after.said_bfnP.shape[:2] == (2 if scale > 1 else 1, 0)
+    np.testing.assert_allclose(frame, alone, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -97,10 +127,21 @@ def test_a_long_video_has_its_latents_in_order_and_one_state(whole):
     assert events[-1][1:] == (4 + 9, 4 + 9), "four steps for the first frame, one for each other"
 
 
-@pytest.mark.parametrize("killed_after", [1, 6])
-def test_a_kill_resumes_bit_for_bit(whole, tmp_path, monkeypatch, killed_after):
-    request, _, latents, _ = whole
-    plain = long.ramp_latents
+@pytest.fixture(scope="module")
+def reading(tmp_path_factory):
+    """The same by a network that reads its own answer."""
+    folder = tmp_path_factory.mktemp("reading") / "parts"
+    (request,) = asked([3], frames=19)
+    make_windows(self_conditioned_model(), request, folder, CONFIG, SMALL, ramp=True)
+    return request, folder, np.concatenate([np.load(p) for p in finished(folder)])
+
+
+@pytest.mark.parametrize(("killed_after", "made", "model"), [
+    (1, "whole", make_model), (6, "whole", make_model), (6, "reading", self_conditioned_model),
+])  # fmt: skip
+def test_a_kill_resumes_bit_for_bit(request, tmp_path, monkeypatch, killed_after, made, model):
+    clip, _, latents, *_ = request.getfixturevalue(made)
+    plain, model = long.ramp_latents, model()
 
     def stopped(*args):
         for number, made in enumerate(plain(*args)):
@@ -108,12 +149,12 @@ def test_a_kill_resumes_bit_for_bit(whole, tmp_path, monkeypatch, killed_after):
                 raise KeyboardInterrupt
             yield made
 
-    folder, model = tmp_path / "p", make_model()
+    folder = tmp_path / "p"
     monkeypatch.setattr(long, "ramp_latents", stopped)
     with pytest.raises(KeyboardInterrupt):
-        make_windows(model, request, folder, CONFIG, SMALL, ramp=True)
+        make_windows(model, clip, folder, CONFIG, SMALL, ramp=True)
     monkeypatch.setattr(long, "ramp_latents", plain)
-    assert make_windows(model, request, folder, CONFIG, SMALL, ramp=True) == killed_after
+    assert make_windows(model, clip, folder, CONFIG, SMALL, ramp=True) == killed_after
     again = np.concatenate([np.load(path) for path in finished(folder)])
     np.testing.assert_array_equal(again, latents)
 

@@ -84,10 +84,12 @@ def _make_ramp(
     found: int,
 ) -> None:
     """A file for each latent frame, and beside the newest one the window that goes on from it."""
-    state = State(found, np.load(folder / f"state-{found - 1:05d}.npy")) if found else None
+    state = None
+    if found:
+        state = State.unpacked(found, np.load(folder / f"state-{found - 1:05d}.npy"))
     frames = ramp_latents(model, request, total, plan, config, progress, state)
     for number, (fresh, after) in enumerate(frames, found):
-        _write(folder / f"state-{number:05d}.npy", after.x_fnP)  # first: a frame needs its state
+        _write(folder / f"state-{number:05d}.npy", after.packed())  # first: a frame needs its state
         _write(folder / f"window-{number:05d}.npy", fresh)
         (folder / f"state-{number - 1:05d}.npy").unlink(missing_ok=True)
 

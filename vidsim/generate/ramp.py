@@ -31,8 +31,11 @@ from vidsim.tasks.base import Batch, Params
 from vidsim.tasks.denoising import Denoising
 from vidsim.tasks.prompting import Text
 
-# (x f32[f,n,P], times f32[f], clean frames, number of the first new frame) -> clean x f32[f,n,P]
-FrameDenoise = Callable[[np.ndarray, np.ndarray, int, int], np.ndarray]
+# (x f32[f,n,P], times f32[f], clean frames, number of the first new frame, said f32[b,f,n,P])
+# -> clean x f32[f,n,P], what the network said f32[b,f,n,P]
+FrameDenoise = Callable[
+    [np.ndarray, np.ndarray, int, int, np.ndarray], tuple[np.ndarray, np.ndarray]
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,16 +70,33 @@ class Ramp:
 
 
 class State(NamedTuple):
-    """Between two frames: new frames that are done; normalised patches f32[f,n,P] of the window,
-    finished frames first."""
+    """Between two frames.
+
+    done       new frames that are finished
+    x_fnP      normalised patches f32 of the window, finished frames first
+    said_bfnP  what a network that reads its own answer said of them, f32; nothing (0) of frames it
+               has not seen. b: 0 for other networks, else a branch of guidance each
+    """
 
     done: int
     x_fnP: np.ndarray
+    said_bfnP: np.ndarray
+
+    def packed(self) -> np.ndarray:
+        """One array f32[1+b,f,n,P] for a file."""
+        return np.concatenate([self.x_fnP[None], self.said_bfnP])
+
+    @classmethod
+    def unpacked(cls, done: int, array: np.ndarray) -> "State":
+        """From `packed`, or the patches alone f32[f,n,P] that files held before."""
+        every = array.reshape(-1, *array.shape[-3:])
+        return cls(done, every[0], every[1:])
 
 
-def begin(ramp: Ramp, total: int, noise: Callable[[int], np.ndarray]) -> State:
-    """The first window, before any step, with nothing before it."""
-    return State(0, np.stack([noise(j) for j in range(min(ramp.frames, total))]))
+def begin(ramp: Ramp, total: int, noise: Callable[[int], np.ndarray], branches: int = 0) -> State:
+    """The first window, before any step, with nothing before it and nothing said."""
+    x_fnP = np.stack([noise(j) for j in range(min(ramp.frames, total))])
+    return State(0, x_fnP, np.zeros((branches, *x_fnP.shape), np.float32))
 
 
 def roll(
@@ -99,20 +119,22 @@ def roll(
     while state.done < total:
         first = state.done
         new = np.arange(first, min(first + ramp.frames, total))
-        x, clean = state.x_fnP, len(state.x_fnP) - len(new)
+        x, said, clean = state.x_fnP, state.said_bfnP, len(state.x_fnP) - len(new)
         for step in range(ramp.finished(first), ramp.finished(first + 1)):
             t, t_next = times[ramp.place(step, new)], times[ramp.place(step + 1, new)]
-            now = denoise(x, np.concatenate([np.zeros(clean, np.float32), t]), clean, first)
+            times_f = np.concatenate([np.zeros(clean, np.float32), t])
+            now, said = denoise(x, times_f, clean, first, said)
             # Euler's step along the straight line; exactly the prediction where t_next is 0
             ratio = (t_next / t)[:, None, None]
             x = np.concatenate([x[:clean], ratio * x[clean:] + (1 - ratio) * now[clean:]])
             if report:
                 report(step + 1)
-        frame = x[clean]
-        x = x[max(0, clean + 1 - ramp.overlap) :]
+        frame, gone = x[clean], max(0, clean + 1 - ramp.overlap)
+        x, said = x[gone:], said[:, gone:]
         if first + ramp.frames < total:
             x = np.concatenate([x, noise(first + ramp.frames)[None]])
-        state = State(first + 1, x)
+            said = np.concatenate([said, np.zeros_like(said[:, :1])], axis=1)
+        state = State(first + 1, x, said)
         yield frame, state
 
 
@@ -141,7 +163,7 @@ def ramp_latents(
         if progress:
             progress("denoise", done, of)
 
-    state = state or begin(ramp, total, run.noise)
+    state = state or begin(ramp, total, run.noise, run.branches)
     for frame_nP, after in roll(ramp, times, run.denoise, run.noise, total, state, report):
         raw = np.asarray(denormalise(model.task.cfg.latent, jnp.asarray(frame_nP)))
         yield unpatchify(raw, (1, *run.grid[1:]), run.patch), after
@@ -174,6 +196,7 @@ class _Rows:
         self.tokens, self.window = int(np.prod(self.grid)), window
         self._facts: dict[tuple[int, int], Batch] = {}
         both = (self.layout.prompts, self.layout.negatives)[: 1 + config.guidance.needed]
+        self.branches = len(both) if model.task.cfg.dit.self_condition else 0
         batches = [self._batch(window.latents, text) for text in both]
         texts = [_encode(model.task, model.params, batch) for batch in batches]
         self.text: Text = jax.tree.map(lambda *parts: jnp.concatenate(parts), *texts)
@@ -186,7 +209,9 @@ class _Rows:
         channels = self.model.patch_width // int(np.prod(self.patch))
         return patchify(shared_noise(key, size, channels), self.patch)
 
-    def denoise(self, x_fnP: np.ndarray, t_f: np.ndarray, clean: int, first: int) -> np.ndarray:
+    def denoise(
+        self, x_fnP: np.ndarray, t_f: np.ndarray, clean: int, first: int, said_bfnP: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The network on the window; finished frames are told to be clean and answered as given."""
         frames, n, P = x_fnP.shape
         facts = self._at(frames, first - clean)
@@ -197,11 +222,16 @@ class _Rows:
         t_RG = np.ones((1, self.window.latents), np.float32)
         t_RG[0, :frames] = t_f
         given_RN = (group_RN > 0) & (group_RN <= clean)
-        made = _denoise(self.model.task, self.guidance, self.model.params, facts, self.text,
-                        row_RNP, t_RG, given_RN, group_RN)  # fmt: skip
+        said_BNP = None
+        if self.branches:
+            said_BNP = np.zeros((self.branches, *row_RNP.shape[1:]), np.float32)
+            said_BNP[:, : frames * n] = said_bfnP.reshape(self.branches, -1, P)
+        made, answer = _denoise(self.model.task, self.guidance, self.model.params, facts,
+                                self.text, row_RNP, t_RG, given_RN, group_RN, said_BNP)  # fmt: skip
         made_fnP = np.asarray(made)[0, : frames * n].reshape(frames, n, P).copy()
         made_fnP[:clean] = x_fnP[:clean]
-        return made_fnP
+        answer_bfnP = np.asarray(answer)[: self.branches, : frames * n]
+        return made_fnP, answer_bfnP.reshape(self.branches, frames, n, P)
 
     def _at(self, frames: int, start: int) -> Batch:
         """The row of a window of so many frames: at the video's start, or mid-stream."""
@@ -233,9 +263,9 @@ def _denoise(
     t_RG: jax.Array,
     given_RN: jax.Array,
     group_RN: jax.Array,
-) -> jax.Array:
-    made_RNP, _ = task.denoise(params, batch, text, guidance, x_RNP, t_RG, given_RN, group_RN)
-    return made_RNP
+    said_RNP: jax.Array | None,
+) -> tuple[jax.Array, jax.Array]:
+    return task.denoise(params, batch, text, guidance, x_RNP, t_RG, given_RN, group_RN, said_RNP)
 
 
 @functools.partial(jax.jit, static_argnames=("task",))
