@@ -19,6 +19,7 @@ from vidsim.diffusion.masks import (
     draw_heads,
     draw_kinds,
     draw_masks,
+    draw_references,
     ends,
 )
 
@@ -128,6 +129,23 @@ def test_heads_are_left_out_at_the_configured_share_and_two_frames_remain():
     assert not np.asarray(nobody).any()
 
 
+def test_references_are_kept_at_the_configured_share_where_two_frames_follow_what_is_left_out():
+    clip_key = jnp.arange(1, CLIPS + 1, dtype=jnp.uint32)[:, None]
+    cfg = MaskConfig(headless=0.8, reference=0.5)
+    frames = jnp.full((CLIPS, 1), 6)
+    gone = draw_heads(cfg, jax.random.fold_in(KEY, 1), clip_key, frames)
+    kept = np.asarray(draw_references(cfg, KEY, clip_key, frames, gone))[:, 0]
+    left_out = np.asarray(gone)[:, 0]
+    assert not kept[left_out == 0].any() and not kept[left_out == 4].any()
+    assert (6 - 1 - left_out[kept] >= 2).all()
+    some = (left_out > 0) & (left_out < 4)
+    # five standard deviations of a share of n draws
+    assert abs(kept[some].mean() - 0.5) < 5 * 0.5 / some.sum() ** 0.5
+    assert not np.asarray(
+        draw_references(MaskConfig(headless=0.8), KEY, clip_key, frames, gone)
+    ).any()
+
+
 def test_random_gives_any_subset_but_never_all_or_nothing():
     given = _frames_given(_only("random"), 3)
     subsets = {tuple(row) for row in given}
@@ -213,6 +231,8 @@ def test_impossible_settings_are_refused():
         MaskConfig(**NOTHING)
     with pytest.raises(BadInput, match="MaskConfig.headless: 1.5"):
         MaskConfig(headless=1.5)
+    with pytest.raises(BadInput, match="MaskConfig.reference: -0.1"):
+        MaskConfig(reference=-0.1)
     with pytest.raises(BadInput, match="MaskConfig.noise: 1.0"):
         MaskConfig(noise=1.0)
     with pytest.raises(BadInput, match="1 frame or more"):

@@ -6,10 +6,12 @@ import pytest
 
 from tests.generate.test_extend import CONFIG, SMALL, asked
 from tests.generate.test_media import noise
-from tests.generate.tiny_generator import make_model
+from tests.generate.tiny_generator import make_model, referring_model
+from tests.generate.tiny_generator import make_model as plain_model
 from vidsim.core.errors import BadInput
 from vidsim.generate import long
 from vidsim.generate.long import finished, make_windows, one_clip, stream_frames
+from vidsim.generate.roll import Window, roll_forward
 from vidsim.generate.write import write_media
 from vidsim.generate.write_stream import check_stream, write_stream
 from vidsim.models.codec import decode_clips
@@ -18,9 +20,18 @@ from vidsim.models.codec import decode_clips
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """29 frames as 15 latents in windows of 5 that overlap by one."""
-    folder = tmp_path_factory.mktemp("long") / "parts"
+    return made_in(tmp_path_factory.mktemp("long") / "parts", make_model())
+
+
+@pytest.fixture(scope="module")
+def referring(tmp_path_factory):
+    """The same where each window but the first also holds the video's first latent."""
+    return made_in(tmp_path_factory.mktemp("referring") / "parts", referring_model())
+
+
+def made_in(folder, model):
     (request,) = asked([3], frames=29)
-    assert make_windows(make_model(), request, folder, CONFIG, SMALL) == 0
+    assert make_windows(model, request, folder, CONFIG, SMALL) == 0
     return request, folder, [np.load(path) for path in finished(folder)]
 
 
@@ -37,9 +48,27 @@ def test_windows_make_up_the_video(whole):
         list(stream_frames(make_model(), folder, 31))
 
 
-@pytest.mark.parametrize("killed_after", [1, 3])
-def test_a_kill_resumes_from_the_last_finished_window(whole, tmp_path, monkeypatch, killed_after):
-    request, _, windows = whole
+def test_later_windows_see_the_first_frame_and_have_room_for_one_less(referring, whole, tmp_path):
+    request, _, windows = referring
+    assert [len(w) for w in windows] == [5, 3, 3, 3, 1]
+    np.testing.assert_array_equal(windows[0], whole[2][0])
+    model, known = referring_model(), [windows[0][-1:]]
+    made = []
+    for first in (windows[0][:1], windows[0][:1] + 1.0):
+        made.append(next(roll_forward(
+            model, [request], known, 3, Window(5, 1), CONFIG, number=1, whole=False,
+            references=[first],
+        ))[0])  # fmt: skip
+    np.testing.assert_array_equal(made[0], windows[1])
+    assert np.abs(made[1] - made[0]).max() > 1e-3, "what the first frame shows is seen"
+
+
+@pytest.mark.parametrize(("made", "killed_after"), [("whole", 1), ("whole", 3), ("referring", 2)])
+def test_a_kill_resumes_from_the_last_finished_window(
+    made, tmp_path, monkeypatch, killed_after, request
+):
+    make_model = {"whole": plain_model, "referring": referring_model}[made]
+    request, _, windows = request.getfixturevalue(made)
     calls = []
     plain = long.roll_forward
 
@@ -59,7 +88,7 @@ def test_a_kill_resumes_from_the_last_finished_window(whole, tmp_path, monkeypat
     again = [np.load(path) for path in finished(tmp_path / "p")]
     for a, b in zip(again, windows, strict=True):
         np.testing.assert_array_equal(a, b)
-    assert make_windows(make_model(), request, tmp_path / "p", CONFIG, SMALL) == 4
+    assert make_windows(make_model(), request, tmp_path / "p", CONFIG, SMALL) == len(windows)
 
 
 def test_windows_of_another_video_are_never_mixed(whole, tmp_path):

@@ -70,6 +70,14 @@ def self_conditioned_model() -> Model:
     return dataclasses.replace(make_model(), task=task, params=random_weights(task.init, 0))
 
 
+def referring_model() -> Model:
+    """The same as if trained on windows with a reference to the video's first frame."""
+    masks = dataclasses.replace(TASK.cfg.masks, headless=0.5, reference=0.5)
+    return dataclasses.replace(
+        make_model(), task=Denoising(dataclasses.replace(TASK.cfg, masks=masks))
+    )
+
+
 def save_workdir(folder: Path, **changes) -> str:
     """Writes what training would have left; returns the hash of the VAE."""
     vae_hash = save_model(folder / "vae", to_dict(VAE.cfg), jax.device_get(vae_params()), {})

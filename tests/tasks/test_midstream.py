@@ -11,6 +11,7 @@ from tests.generate.test_media import noise
 from tests.generate.tiny_generator import TASK, make_model
 from tests.tasks.packed_clips import pack_all, some_clips
 from tests.tasks.tiny_models import P, make_task
+from vidsim.core.batch import REFERENCE_TIME
 from vidsim.core.patching import patchify
 from vidsim.data.geometry import GeometryConfig
 from vidsim.data.index import ClipIndex, build_index
@@ -129,6 +130,69 @@ def test_rows_without_heads_equal_rows_packed_without_them():
             assert made["grid"][r, s - 1].tolist() == [t - head, h, w]
             at += n
         assert (made["patch_segment"][r, at:] == 0).all() and not made["patches"][r, at:].any()
+
+
+def test_a_reference_stays_in_front_of_what_follows_the_frames_left_out():
+    clips, layout = some_clips(), [[0, 1, 4], [3, 2]]
+    batch = pack_all(clips, layout, P, N=40)
+    gone, kept = {4: 2, 3: 1}, {4}
+    shape = batch["clip_key"].shape
+    count, reference = np.zeros(shape, np.int32), np.zeros(shape, bool)
+    for r, row in enumerate(layout):
+        for s, i in enumerate(row):
+            count[r, s], reference[r, s] = gone.get(i, 0), i in kept
+    made = jax.device_get(jax.jit(drop_heads)(batch, jnp.asarray(count), jnp.asarray(reference)))
+    for r, row in enumerate(layout):
+        at = 0
+        for s, i in enumerate(row, 1):
+            clip, lost = clips[i], gone.get(i, 0)
+            t, h, w = clip.grid
+            frames = [f for f in range(t) if f >= lost + (i in kept) or (f == 0 and i in kept)]
+            times = [t if not lost else k + (i not in kept) for k, t in enumerate(frames)]
+            if i in kept:
+                times[0] = REFERENCE_TIME
+            whole = clip.patches(P).reshape(t, h * w, P)
+            for frame, time in zip(frames, times, strict=True):
+                span = slice(at, at + h * w)
+                np.testing.assert_allclose(made["patches"][r, span], whole[frame], rtol=1e-6)
+                assert (made["patch_position"][r, span, 0] == time).all(), (i, frame)
+                assert (made["patch_segment"][r, span] == s).all()
+                at += h * w
+            assert made["grid"][r, s - 1].tolist() == [len(frames), h, w]
+        assert (made["patch_segment"][r, at:] == 0).all() and not made["patches"][r, at:].any()
+
+
+def test_a_reference_is_given_whatever_else_is():
+    clips = [dataclasses.replace(clip, grid=(7, 2, 1)) for clip in some_clips(count=4)]
+    batch = pack_all(clips, [[0, 1], [2, 3]], P, N=32)
+    for kinds in ({"none": 1.0}, {"prefix": 1.0}):
+        task = task_of(**kinds, headless=1.0, reference=1.0)
+        trained, condition_RN, _ = task._draw_condition(batch, 0, 5)
+        time_RN = np.asarray(trained["patch_position"])[..., 0]
+        shown = (time_RN == REFERENCE_TIME) & (np.asarray(trained["patch_segment"]) > 0)
+        assert shown.sum() >= 2 and np.asarray(condition_RN)[shown].all()
+        following = np.asarray(condition_RN) & ~shown
+        assert following.any() == ("prefix" in kinds)
+        assert (time_RN[following] >= 1).all(), "known frames stand right behind the reference"
+
+
+def test_a_trained_window_with_a_reference_is_a_sampled_one():
+    clips = [dataclasses.replace(some_clips()[1], grid=(6, 2, 3))]
+    batch = pack_all(clips, [[0]], P, N=40)
+    count, kept = jnp.asarray([[2, 0, 0, 0]]), jnp.asarray([[True, False, False, False]])
+    trained = jax.device_get(drop_heads(batch, count, kept))
+    grids, rows = [(4, 2, 3)], [[0]]
+    limits = dataclasses.replace(make_model().limits, tokens=40)
+    sampled = build_batch(
+        [Request("x", 16, 24, 7)], grids, [np.array([1])], rows, limits, 1, 12
+    )  # fmt: skip
+    window = Condition(
+        np.zeros((4, 4, 6, 3), np.float32), np.zeros((4, 2, 3), bool), reference=True
+    )  # fmt: skip
+    place([window], row_spans(rows, grids), grids, rows, sampled, (1, 2, 2))
+    for name in ("patch_segment", "patch_position"):
+        np.testing.assert_array_equal(trained[name][0], sampled[name][0])
+    assert trained["grid"][0, 0].tolist() == sampled["grid"][0, 0].tolist()
 
 
 @pytest.mark.parametrize("lost", [1, 2])

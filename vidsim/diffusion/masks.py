@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from vidsim.core.errors import bad
-from vidsim.core.keys import per_clip, token_normal
+from vidsim.core.keys import clip_uniform, per_clip, token_normal
 from vidsim.diffusion.segments import spread
 
 KINDS = ("none", "first", "prefix", "suffix", "first_last", "random", "join")
@@ -34,6 +34,8 @@ class MaskConfig:
     headless    share of clips, whatever their kind, that begin mid-stream: their first j frames, j
                 uniform in 1..frames - 2, are left out, as in windows after the first of a long
                 video. Not a weight
+    reference   share of the headless clips that keep their first frame, given, as a reference: it
+                stands at REFERENCE_TIME, and two frames or more follow it
     noise       given tokens are noised to a time uniform in 0..noise, one for each clip, while the
                 network is told that they are clean; robust to what it generated itself
     join_given  fewest frames on each side of a join, in clips of more than three times as many
@@ -47,6 +49,7 @@ class MaskConfig:
     random: float = 0.1
     join: float = 0.0
     headless: float = 0.0
+    reference: float = 0.0
     noise: float = 0.0
     join_given: int = 1
 
@@ -56,8 +59,10 @@ class MaskConfig:
                 raise bad(f"MaskConfig.{kind}", f"{getattr(self, kind)}", "a weight of 0 or more")
         if sum(self.weights) <= 0.0:
             raise bad("MaskConfig", "all weights are 0", f"one of {', '.join(KINDS)} above 0")
-        if not 0.0 <= self.headless <= 1.0:
-            raise bad("MaskConfig.headless", f"{self.headless}", "a share from 0 to 1")
+        for share in ("headless", "reference"):
+            if not 0.0 <= getattr(self, share) <= 1.0:
+                value = getattr(self, share)
+                raise bad(f"MaskConfig.{share}", f"{value}", "a share from 0 to 1")
         if not 0.0 <= self.noise < 1.0:
             raise bad("MaskConfig.noise", f"{self.noise}", "a time from 0 to below 1")
         if self.join_given < 1:
@@ -155,6 +160,20 @@ def draw_heads(
     most = jnp.maximum(frames_RS - 2, 0)
     count = jnp.minimum(1 + (uniform[..., 1] * most).astype(jnp.int32), most)
     return jnp.where(uniform[..., 0] < cfg.headless, count, 0)
+
+
+def draw_references(
+    cfg: MaskConfig,
+    key: jax.Array,
+    clip_key_RS: jax.Array,
+    frames_RS: jax.Array,
+    gone_RS: jax.Array,
+) -> jax.Array:
+    """Which of the clips that `draw_heads` lets begin mid-stream keep a reference, bool[R,S]: as
+    many frames are left out, but from the second on, so two must remain behind those.
+    """
+    draw_RS = clip_uniform(key, clip_key_RS)
+    return (gone_RS > 0) & (frames_RS - gone_RS >= 3) & (draw_RS < cfg.reference)
 
 
 def condition_tokens(

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vidsim.core.batch import REFERENCE_TIME
 from vidsim.core.errors import bad
 from vidsim.core.patching import patchify
 from vidsim.diffusion.segments import spread
@@ -33,6 +34,8 @@ class Condition:
     first        position in time of the clip's first latent: above 0 the clip begins mid-stream,
                  without the latent of a lone first frame
     start        noise time from which it is denoised: 1 from noise, less from a noised latent
+    reference    its first latent only shows what the clip is about: it stands at REFERENCE_TIME, and
+                 the second at position 1; not with `first`
     copies_t     for each latent frame the one whose tokens it shares; None: each its own
     partner      request with which this one blends, of equal grid and seed; None: none
     share_t      f32[t] the partner's share in every prediction of a frame
@@ -42,6 +45,7 @@ class Condition:
     given_thw: np.ndarray
     first: int = 0
     start: float = 1.0
+    reference: bool = False
     copies_t: np.ndarray | None = None
     partner: int | None = None
     share_t: np.ndarray | None = None
@@ -51,6 +55,8 @@ class Condition:
             raise bad("condition", f"start {self.start}", "a noise time from 0 to 1")
         if self.first < 0:
             raise bad("condition", f"first {self.first}", "0 or more")
+        if self.reference and self.first:
+            raise bad("condition", f"a reference and first {self.first}", "one of them")
 
 
 class Placed(NamedTuple):
@@ -96,7 +102,7 @@ def place(
 
     conditions  one a request, None for a clip of which nothing is given
     spans       from `row_spans` of the same rows
-    batch       changed in place: patch_position of clips with first > 0
+    batch       changed in place: patch_position of clips with first > 0 or a reference
     Returns     None when no clip of these rows has a condition
     Raises      BadInput for latents off the clip's grid or a blend across batches
     """
@@ -118,6 +124,8 @@ def place(
         condition_RN[r, span] = one.given_thw.reshape(-1)
         base_RNP[r, span] = patchify(np.asarray(one.latent_thwc, np.float32), patch)
         batch["patch_position"][r, span, 0] += one.first
+        if one.reference:
+            batch["patch_position"][r, span, 0][: h * w] = REFERENCE_TIME
         start_RS[r, rows[r].index(i)] = one.start
         if one.copies_t is not None:
             frame, inside = np.divmod(np.arange(t * h * w), h * w)

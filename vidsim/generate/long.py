@@ -22,7 +22,13 @@ from vidsim.generate.made import Made, check_frames
 from vidsim.generate.model import Model
 from vidsim.generate.pack import Request
 from vidsim.generate.ramp import State, check_ramp, ramp_latents
-from vidsim.generate.roll import Window, WindowConfig, plan_window, roll_forward
+from vidsim.generate.roll import (
+    Window,
+    WindowConfig,
+    plan_window,
+    reference_latents,
+    roll_forward,
+)
 from vidsim.generate.sample import Progress, SamplerConfig, sample
 from vidsim.models.codec import to_uint8
 from vidsim.models.vae_stream import decode_stream
@@ -67,6 +73,7 @@ def make_windows(
     rolled = roll_forward(
         model, [request], [known], total - made, plan, config, progress,
         number=len(found), whole=made <= plan.overlap,
+        references=[np.load(found[0])[: reference_latents(model, plan)]] if found else None,
     )  # fmt: skip
     for number, (fresh,) in enumerate(rolled, len(found)):
         _write(folder / f"window-{number:05d}.npy", fresh)

@@ -3,7 +3,9 @@
 A window is one clip of the denoiser. Its first latents (forward) or last ones (backward) are those
 that the window before made, at noise level 0; the others start from noise. Latents are never
 decoded and encoded again on the way. A window that does not reach the start of the video begins
-mid-stream: its first position in time is 1, there is no latent of a lone first frame.
+mid-stream: its first position in time is 1, there is no latent of a lone first frame. What drifts
+from window to window is held by a reference: a model that was trained with them
+(`MaskConfig.reference`) is shown the video's first frame in every later window that has room.
 """
 
 import dataclasses
@@ -75,6 +77,14 @@ def longest(model: Model) -> int:
     return int(model.config.get("longest", 0)) or UNTRAINED_LATENTS
 
 
+def reference_latents(model: Model, window: Window) -> int:
+    """Latents of the reference of a window that begins mid-stream: those of one token in time; 0
+    for a model that was not trained with references, or a window with no room for one."""
+    t = model.task.cfg.latent.patch[0]
+    trained = model.task.cfg.masks.reference > 0.0
+    return t if trained and window.overlap + t < window.latents else 0
+
+
 def roll_forward(
     model: Model,
     requests: Sequence[Request],
@@ -86,6 +96,7 @@ def roll_forward(
     *,
     number: int = 0,
     whole: bool = True,
+    references: Sequence[np.ndarray] | None = None,
 ) -> Iterator[Latents]:
     """New latents after known ones, a window at a time, for several clips side by side.
 
@@ -94,21 +105,26 @@ def roll_forward(
     new       latent frames to make
     number    windows made before; each window draws noise of its own
     whole     known[...][0] is the latent of the video's first frame
+    references  first latents of each video (`reference_latents` of them), where known has them not
     Yields    the new latents of each clip
     """
     tails, done = list(known), 0
-    left = _windows(new, tails[0].shape[0], window)
+    shown = reference_latents(model, window)
+    left = _windows(new, tails[0].shape[0], window, 0 if whole else shown, shown)
     for index in range(left):
         g = tails[0].shape[0]
-        m = min(window.latents - g, new - done)
+        head = references if shown and not whole else None
+        m = min(window.latents - g - (0 if head is None else shown), new - done)
         made = _one(
             model, requests, tails, m, True, 0 if whole else 1, number + index, config,
-            _numbered(progress, index, left),
+            _numbered(progress, index, left), head,
         )  # fmt: skip
-        fresh = [latent[g:] for latent in made]
+        fresh = [latent[-m:] for latent in made]
         yield fresh
         done += m
         joined = [np.concatenate([t, f]) for t, f in zip(tails, fresh, strict=True)]
+        if whole:
+            references = [latent[:shown] for latent in joined]
         whole = whole and joined[0].shape[0] <= window.overlap
         tails = [latent[-window.overlap :] for latent in joined]
 
@@ -180,7 +196,12 @@ def _one(
     number: int,
     config: SamplerConfig,
     progress: Progress | None,
+    references: Sequence[np.ndarray] | None = None,
 ) -> Latents:
+    """The latents of one window: of its reference if there is one, known ones, m new ones."""
+    if references is not None:  # given like the known ones, which follow it
+        known = [np.concatenate(pair) for pair in zip(references, known, strict=True)]
+        first = 0
     g = known[0].shape[0]
     patch = model.task.cfg.latent.patch
     conditions: list[Condition | None] = []
@@ -189,7 +210,8 @@ def _one(
         blank = np.zeros((m, *latent.shape[1:]), np.float32)
         base = np.concatenate([latent, blank] if forward else [blank, latent])
         given = given_frames(base, g if forward else 0, 0 if forward else g, patch)
-        conditions.append(Condition(base, given, first) if g or first else None)
+        one = Condition(base, given, first, reference=references is not None)
+        conditions.append(one if g or first else None)
         seed = window_seed(request.seed, number)
         asked.append(dataclasses.replace(_lasting(model, request, g + m), seed=seed))
     return sample_latents(model, asked, config, progress, conditions)
@@ -199,14 +221,15 @@ def _lasting(model: Model, request: Request, latents: int) -> Request:
     return dataclasses.replace(request, num_frames=1 + (latents - 1) * model.grid.time_stride)
 
 
-def _windows(new: int, known: int, window: Window) -> int:
-    """How many windows make `new` latents after (or before) `known` ones."""
-    count, overlap = 0, known
+def _windows(new: int, known: int, window: Window, shown: int = 0, later: int = 0) -> int:
+    """How many windows make `new` latents after (or before) `known` ones, when the first window
+    holds `shown` latents of a reference and the others `later`."""
+    count, overlap = 0, known + shown
     if known >= window.latents:
         raise bad("window", f"{known} given latent frames", f"below the window's {window.latents}")
     while new > 0:
         new -= window.latents - overlap
-        overlap = min(window.overlap, window.latents)
+        overlap = min(window.overlap, window.latents) + later
         count += 1
     return count
 

@@ -22,7 +22,13 @@ from vidsim.diffusion.losses import (
     token_errors,
     velocity_weight,
 )
-from vidsim.diffusion.masks import MaskConfig, condition_tokens, draw_heads, draw_masks
+from vidsim.diffusion.masks import (
+    MaskConfig,
+    condition_tokens,
+    draw_heads,
+    draw_masks,
+    draw_references,
+)
 from vidsim.diffusion.process import TARGETS, Flow
 from vidsim.diffusion.segments import spread
 from vidsim.diffusion.solvers import Denoise, hold
@@ -337,8 +343,11 @@ class Denoising:
         frame_RN = batch["patch_position"][..., 0]
         if self.cfg.masks.headless > 0.0:
             gone_RS = draw_heads(self.cfg.masks, jax.random.fold_in(key, 3), clip_key_RS, frames_RS)
-            batch = drop_heads(batch, gone_RS)
-            frames_RS = frames_RS - gone_RS
+            kept_RS = draw_references(
+                self.cfg.masks, jax.random.fold_in(key, 4), clip_key_RS, frames_RS, gone_RS
+            )
+            batch = drop_heads(batch, gone_RS, kept_RS)
+            frames_RS = frames_RS - gone_RS - kept_RS
             begin_RN = spread(jnp.minimum(gone_RS, 1), batch["patch_segment"])
             frame_RN = batch["patch_position"][..., 0] - begin_RN
         mask = draw_masks(self.cfg.masks, jax.random.fold_in(key, 0), clip_key_RS, frames_RS)
@@ -350,6 +359,7 @@ class Denoising:
             frame_RN,
             frames_RS,
         )
+        condition_RN |= (frame_RN < 0) & (batch["patch_segment"] > 0)  # references
         batch = given_midstream(batch, condition_RN, mask.head, frame_RN)
         level_RS = clip_uniform(jax.random.fold_in(key, 2), clip_key_RS)
         return batch, condition_RN, self.cfg.masks.noise * level_RS
