@@ -2,8 +2,8 @@
 
 patches        f32[R,N,P]  raw latents of the pieces, patchified (pt, ph, pw, c; c fastest)
 patch_segment  i32[R,N]    1..k in row order, 0 = padding, padding only at the end
-patch_position i32[R,N,3]  token grid coordinates (t, y, x) inside the clip; t REFERENCE_TIME for a frame
-                           that only shows what the clip is about
+patch_position i32[R,N,3]  token grid coordinates (t, y, x) inside the clip; t is REFERENCE_TIME
+                           in a frame that only shows what the clip is about
 midstream      f32[R,N,P]  may be absent; what a token's patch is when given away from the start
 action         i32[R,N]    0 = none
 text_ids       i32[R,M]    byte tokens; or text f32[R,M,E] from a frozen encoder

@@ -34,7 +34,7 @@ class Condition:
     first        position in time of the clip's first latent: above 0 the clip begins mid-stream,
                  without the latent of a lone first frame
     start        noise time from which it is denoised: 1 from noise, less from a noised latent
-    reference    its first latent only shows what the clip is about: it stands at REFERENCE_TIME, and
+    reference    its first latent only shows what the clip is about: it stands at REFERENCE_TIME,
                  the second at position 1; not with `first`
     copies_t     for each latent frame the one whose tokens it shares; None: each its own
     partner      request with which this one blends, of equal grid and seed; None: none
