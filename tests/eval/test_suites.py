@@ -179,6 +179,16 @@ def test_later_frames_are_later_frames(user_index):
             assert n > 0 and np.array_equal(clip.video_THWC[8 : 8 + n], tail[:n])
 
 
+def test_clips_longer_than_a_row_are_cut_to_what_it_holds(model):
+    world = "shapes?split=heldout&frames=129&sizes=48x48"
+    limits = dataclasses.replace(model.limits, tokens=90)
+    short = dataclasses.replace(model, limits=limits)
+    cells = (48 // 8) ** 2  # tokens of a latent frame: patches of 2x2 latents of 4x4 pixels
+    (clip,) = loss._clips(short, loss.LossSuite(clips=1, world=world))
+    latents = 1 + (len(clip.video_THWC) - 1) // model.vae.vae.cfg.time_stride
+    assert cells * latents <= 90 < cells * (latents + 1)
+
+
 def test_loss_of_a_network_that_answers_zero_is_the_mean_latents_cost(model):
     """Predicting x = 0 errs by x: the suite must report exactly its baseline, clip by clip."""
     params = jax.tree.map(lambda x: x, model.params)

@@ -43,13 +43,23 @@ class EvalClip:
 
 @dataclass(frozen=True)
 class Alignment:
-    """What a VAE (and a patch) can take: frames are 1 + k * time, sides multiples of space."""
+    """What a VAE (and a patch) can take: frames are 1 + k * time, sides multiples of space.
+
+    cells  of time x space x space pixels that a clip may have, 0 for any number; the first frame
+           has cells of its own
+    """
 
     time: int
     space: int
+    cells: int = 0
 
-    def frames(self, count: int) -> int:
-        """The longest possible duration of at most `count` frames."""
+    def frames(self, count: int, size: Size | None = None) -> int:
+        """The longest possible duration of at most `count` frames, of (height, width) if `cells`
+        are counted; one frame at least.
+        """
+        if self.cells and size is not None:
+            longest = self.cells // ((size[0] // self.space) * (size[1] // self.space))
+            count = min(count, 1 + (max(longest, 1) - 1) * self.time)
         return 1 + (count - 1) // self.time * self.time
 
     def fits(self, size: Size) -> bool:
@@ -93,7 +103,7 @@ def world_clips(world: World, count: int, align: Alignment) -> list[EvalClip]:
         if quota.get(size, 0) == 0:
             continue
         quota[size] -= 1
-        T = align.frames(info.num_frames)
+        T = align.frames(info.num_frames, size)
         video, boxes = world.render(info.truth)[:T], np.asarray(world.boxes(info.truth))[:T]
         texts = tuple(caption.text for caption in info.captions)
         clips.append(EvalClip(f"{world.name}-{i}", video, info.fps, texts, info.truth, boxes))

@@ -274,5 +274,6 @@ def _clips(model: Model, suite: LossSuite) -> list[EvalClip]:
             vae_stride=stride, patch=patch, max_tokens=model.limits.tokens, over_tokens="shorten"
         )
         return index_clips(suite.index, suite.clips, geometry)
-    align = Alignment(cfg.time_stride, cfg.space_stride * patch[1])
+    longest = model.limits.tokens * patch[0]  # cells of as many latents, in tokens of patches
+    align = Alignment(cfg.time_stride, cfg.space_stride * patch[1], longest)
     return world_clips(from_spec(suite.world), suite.clips, align)
