@@ -88,7 +88,7 @@ def test_each_frame_is_told_what_was_said_of_it_and_a_new_one_nothing():
         answers.append(dict(zip(numbers, answer.swapaxes(0, 1), strict=True)))
         return x, answer
 
-    state = begin(ramp, 7, noise_of, branches=2)
+    state = begin(ramp, 7, noise_of, said=2)
     for _, after in roll(ramp, times_of(ramp), denoise, noise_of, 7, state):
         back = State.unpacked(after.done, after.packed())
         np.testing.assert_array_equal(back.said_bfnP, after.said_bfnP)
@@ -104,7 +104,7 @@ def test_a_lone_frame_is_the_samplers_also_for_a_network_that_reads_its_answer(s
     config = SamplerConfig("euler", 4, GuidanceConfig(scale))
     ((frame, after),) = ramp_latents(model, request, 1, Window(1, 0), config)
     (alone,) = sample_latents(model, [request], config)
-    assert after.said_bfnP.shape[:2] == (2 if scale > 1 else 1, 0)
+    assert after.said_bfnP.shape[:2] == (1, 0)
     np.testing.assert_allclose(frame, alone, atol=1e-4)
 
 

@@ -128,7 +128,7 @@ def denoise_bytes(model: Model, rows: int, limits: RowLimits, config: SamplerCon
             params, batch, text, config.guidance, x, t, given, None, said
         ),
         jax.eval_shape(lambda: model.params), batch, text, shape(R, N, P), shape(R, S),
-        shape(R, N, dtype=bool), shape(twice * R, N, P) if task.cfg.dit.self_condition else None,
+        shape(R, N, dtype=bool), shape(R, N, P) if task.cfg.dit.self_condition else None,
     )  # fmt: skip
     return peak + SOLVER_ARRAYS * 4 * R * N * P + tree_bytes(text)
 

@@ -32,7 +32,7 @@ from vidsim.tasks.denoising import Denoising
 from vidsim.tasks.prompting import Text
 
 # (x f32[f,n,P], times f32[f], clean frames, number of the first new frame, said f32[b,f,n,P])
-# -> clean x f32[f,n,P], what the network said f32[b,f,n,P]
+# -> clean x f32[f,n,P], what is said of it f32[b,f,n,P]
 FrameDenoise = Callable[
     [np.ndarray, np.ndarray, int, int, np.ndarray], tuple[np.ndarray, np.ndarray]
 ]
@@ -75,7 +75,7 @@ class State(NamedTuple):
     done       new frames that are finished
     x_fnP      normalised patches f32 of the window, finished frames first
     said_bfnP  what a network that reads its own answer said of them, f32; nothing (0) of frames it
-               has not seen. b: 0 for other networks, else a branch of guidance each
+               has not seen. b: 1, or 0 for other networks
     """
 
     done: int
@@ -93,10 +93,10 @@ class State(NamedTuple):
         return cls(done, every[0], every[1:])
 
 
-def begin(ramp: Ramp, total: int, noise: Callable[[int], np.ndarray], branches: int = 0) -> State:
-    """The first window, before any step, with nothing before it and nothing said."""
+def begin(ramp: Ramp, total: int, noise: Callable[[int], np.ndarray], said: int = 0) -> State:
+    """The first window, before any step, with nothing before it and nothing said (b of `State`)."""
     x_fnP = np.stack([noise(j) for j in range(min(ramp.frames, total))])
-    return State(0, x_fnP, np.zeros((branches, *x_fnP.shape), np.float32))
+    return State(0, x_fnP, np.zeros((said, *x_fnP.shape), np.float32))
 
 
 def roll(
@@ -163,7 +163,7 @@ def ramp_latents(
         if progress:
             progress("denoise", done, of)
 
-    state = state or begin(ramp, total, run.noise, run.branches)
+    state = state or begin(ramp, total, run.noise, run.said)
     for frame_nP, after in roll(ramp, times, run.denoise, run.noise, total, state, report):
         raw = np.asarray(denormalise(model.task.cfg.latent, jnp.asarray(frame_nP)))
         yield unpatchify(raw, (1, *run.grid[1:]), run.patch), after
@@ -196,7 +196,7 @@ class _Rows:
         self.tokens, self.window = int(np.prod(self.grid)), window
         self._facts: dict[tuple[int, int], Batch] = {}
         both = (self.layout.prompts, self.layout.negatives)[: 1 + config.guidance.needed]
-        self.branches = len(both) if model.task.cfg.dit.self_condition else 0
+        self.said = int(model.task.cfg.dit.self_condition)  # b of `State`
         batches = [self._batch(window.latents, text) for text in both]
         texts = [_encode(model.task, model.params, batch) for batch in batches]
         self.text: Text = jax.tree.map(lambda *parts: jnp.concatenate(parts), *texts)
@@ -222,16 +222,15 @@ class _Rows:
         t_RG = np.ones((1, self.window.latents), np.float32)
         t_RG[0, :frames] = t_f
         given_RN = (group_RN > 0) & (group_RN <= clean)
-        said_BNP = None
-        if self.branches:
-            said_BNP = np.zeros((self.branches, *row_RNP.shape[1:]), np.float32)
-            said_BNP[:, : frames * n] = said_bfnP.reshape(self.branches, -1, P)
-        made, answer = _denoise(self.model.task, self.guidance, self.model.params, facts,
-                                self.text, row_RNP, t_RG, given_RN, group_RN, said_BNP)  # fmt: skip
-        made_fnP = np.asarray(made)[0, : frames * n].reshape(frames, n, P).copy()
-        made_fnP[:clean] = x_fnP[:clean]
-        answer_bfnP = np.asarray(answer)[: self.branches, : frames * n]
-        return made_fnP, answer_bfnP.reshape(self.branches, frames, n, P)
+        said_RNP = None
+        if self.said:
+            said_RNP = np.zeros_like(row_RNP)
+            said_RNP[0, : frames * n] = said_bfnP.reshape(-1, P)
+        made = _denoise(self.model.task, self.guidance, self.model.params, facts,
+                        self.text, row_RNP, t_RG, given_RN, group_RN, said_RNP)  # fmt: skip
+        answer_fnP = np.asarray(made)[0, : frames * n].reshape(frames, n, P)
+        made_fnP = np.concatenate([x_fnP[:clean], answer_fnP[clean:]])
+        return made_fnP, answer_fnP[None][: self.said]
 
     def _at(self, frames: int, start: int) -> Batch:
         """The row of a window of so many frames: at the video's start, or mid-stream."""
@@ -264,7 +263,7 @@ def _denoise(
     given_RN: jax.Array,
     group_RN: jax.Array,
     said_RNP: jax.Array | None,
-) -> tuple[jax.Array, jax.Array]:
+) -> jax.Array:
     return task.denoise(params, batch, text, guidance, x_RNP, t_RG, given_RN, group_RN, said_RNP)
 
 

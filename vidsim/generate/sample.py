@@ -205,18 +205,16 @@ def _sample_rows(
     facts = {name: jnp.asarray(value) for name, value in batch.items() if name != "patches"}
     tokens_RS = jnp.asarray(batch["grid"].prod(-1))
 
-    said_RNP = None  # by both branches of a guided network
-    if task.cfg.dit.self_condition:
-        said_RNP = jnp.zeros((len(text["text"]), *batch["patches"].shape[1:]), jnp.float32)
+    said_RNP = jnp.zeros(batch["patches"].shape) if task.cfg.dit.self_condition else None
 
     def network(x_RNP: jax.Array, t_RS: jax.Array, condition_RN: jax.Array) -> jax.Array:
         nonlocal said_RNP
         asked = x_RNP, t_RS, condition_RN, said_RNP
         # Waiting here keeps the progress honest: the host would otherwise run ahead.
-        made_RNP, answer_RNP = jax.block_until_ready(
+        made_RNP: jax.Array = jax.block_until_ready(
             _denoise(task, config.guidance, params, facts, text, *asked)
         )
-        said_RNP = None if said_RNP is None else answer_RNP
+        said_RNP = None if said_RNP is None else made_RNP
         return made_RNP
 
     denoise, noise_RNP, start_RS = steer(placed, latent, segment_RN, noise.start(), network)
@@ -242,9 +240,8 @@ def _denoise(
     t_RS: jax.Array,
     condition_RN: jax.Array,
     estimate_RNP: jax.Array | None,
-) -> tuple[jax.Array, jax.Array]:
-    """The guided prediction of x, and what to tell the next call. The only program that holds the
-    network: one compile a shape."""
+) -> jax.Array:
+    """The guided prediction of x. The only program that holds the network: one compile a shape."""
     return task.denoise(
         params, batch, text, guidance, x_RNP, t_RS, condition_RN, None, estimate_RNP
     )

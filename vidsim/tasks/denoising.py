@@ -285,17 +285,16 @@ class Denoising:
         condition_RN: jax.Array,
         group_RN: jax.Array | None = None,
         estimate_RNP: jax.Array | None = None,
-    ) -> tuple[jax.Array, jax.Array]:
-        """Guided prediction of x: with and without captions in one call of twice the rows; and
-        what the network said, [R or 2R,N,P], which the next call may be given as `estimate_RNP`.
+    ) -> jax.Array:
+        """Guided prediction of x, f32[R,N,P]: with and without captions in one call of twice the
+        rows. The next call may be given it as `estimate_RNP`, which both branches read.
 
         text  from `prepare` with the same guidance; the rest as in `predict`
         """
         if not guidance.needed:
-            alone_RNP = self.predict(
+            return self.predict(
                 params, batch, text, x_t_RNP, t_RS, condition_RN, group_RN, estimate_RNP
             )
-            return alone_RNP, alone_RNP
 
         def twice(value: jax.Array) -> jax.Array:
             return jnp.concatenate([value, value]) if value.ndim else value
@@ -303,11 +302,12 @@ class Denoising:
         both_RNP = self.predict(
             params, {k: twice(v) for k, v in batch.items() if k not in ("patches", "text")}, text,
             twice(x_t_RNP), twice(t_RS), twice(condition_RN),
-            None if group_RN is None else twice(group_RN), estimate_RNP,
+            None if group_RN is None else twice(group_RN),
+            None if estimate_RNP is None else twice(estimate_RNP),
         )  # fmt: skip
         with_text, without_text = jnp.split(both_RNP, 2)
         owner_RN = batch["patch_segment"] if group_RN is None else group_RN
-        return guide(guidance, with_text, without_text, t_RS, owner_RN), both_RNP
+        return guide(guidance, with_text, without_text, t_RS, owner_RN)
 
     def denoise_fn(
         self,
@@ -325,9 +325,9 @@ class Denoising:
         text = self.prepare(params, batch, guidance)
         if condition_RN is None or given_RNP is None:
             nothing_RN = jnp.zeros(batch["patch_segment"].shape, bool)
-            return lambda x, t: self.denoise(params, batch, text, guidance, x, t, nothing_RN)[0]
+            return lambda x, t: self.denoise(params, batch, text, guidance, x, t, nothing_RN)
         return hold(
-            lambda x, t: self.denoise(params, batch, text, guidance, x, t, condition_RN)[0],
+            lambda x, t: self.denoise(params, batch, text, guidance, x, t, condition_RN),
             given_RNP,
             condition_RN[..., None],
         )
