@@ -41,7 +41,7 @@ def test_the_demo_fits_into_the_package():
 
 def _demo(folder, *words):
     env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, str(SCRIPT), *words], cwd=folder, env=env, timeout=1500,
+    return subprocess.run([sys.executable, str(SCRIPT), *words], cwd=folder, env=env, timeout=2400,
                           capture_output=True, text=True)  # fmt: skip
 
 
