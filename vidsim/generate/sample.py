@@ -208,16 +208,21 @@ def _sample_rows(
     said_RNP = jnp.zeros(batch["patches"].shape) if task.cfg.dit.self_condition else None
 
     def network(x_RNP: jax.Array, t_RS: jax.Array, condition_RN: jax.Array) -> jax.Array:
-        nonlocal said_RNP
         asked = x_RNP, t_RS, condition_RN, said_RNP
         # Waiting here keeps the progress honest: the host would otherwise run ahead.
         made_RNP: jax.Array = jax.block_until_ready(
             _denoise(task, config.guidance, params, facts, text, *asked)
         )
+        return made_RNP
+
+    steered, noise_RNP, start_RS = steer(placed, latent, segment_RN, noise.start(), network)
+
+    def denoise(x_RNP: jax.Array, t_RS: jax.Array) -> jax.Array:
+        nonlocal said_RNP
+        made_RNP = steered(x_RNP, t_RS)  # copies and blends are told what they were made
         said_RNP = None if said_RNP is None else made_RNP
         return made_RNP
 
-    denoise, noise_RNP, start_RS = steer(placed, latent, segment_RN, noise.start(), network)
     x_RNP = integrate(
         denoise,
         noise_RNP,

@@ -328,9 +328,8 @@ class Denoising:
             return lambda x, t: self.denoise(params, batch, text, guidance, x, t, nothing_RN)
         return hold(
             lambda x, t: self.denoise(params, batch, text, guidance, x, t, condition_RN),
-            given_RNP,
-            condition_RN[..., None],
-        )
+            given_RNP, condition_RN[..., None],
+        )  # fmt: skip
 
     def _draw_condition(
         self, batch: Batch, seed: int | jax.Array, step: int | jax.Array
@@ -338,31 +337,24 @@ class Denoising:
         """The batch as it is trained on (some clips without their heads, given frames that do not
         stand at the start mid-stream), its given tokens bool[R,N], and the untold noise time of
         each clip's given ones f32[R,S]."""
-        key = stream(seed, "denoise/mask", step)
+        fold = functools.partial(jax.random.fold_in, stream(seed, "denoise/mask", step))
         clip_key_RS, frames_RS = batch["clip_key"], batch["grid"][..., 0]
         frame_RN = batch["patch_position"][..., 0]
         if self.cfg.masks.headless > 0.0:
-            gone_RS = draw_heads(self.cfg.masks, jax.random.fold_in(key, 3), clip_key_RS, frames_RS)
-            kept_RS = draw_references(
-                self.cfg.masks, jax.random.fold_in(key, 4), clip_key_RS, frames_RS, gone_RS
-            )
+            gone_RS = draw_heads(self.cfg.masks, fold(3), clip_key_RS, frames_RS)
+            kept_RS = draw_references(self.cfg.masks, fold(4), clip_key_RS, frames_RS, gone_RS)
             batch = drop_heads(batch, gone_RS, kept_RS)
             frames_RS = frames_RS - gone_RS - kept_RS
             begin_RN = spread(jnp.minimum(gone_RS, 1), batch["patch_segment"])
             frame_RN = batch["patch_position"][..., 0] - begin_RN
-        mask = draw_masks(self.cfg.masks, jax.random.fold_in(key, 0), clip_key_RS, frames_RS)
+        mask = draw_masks(self.cfg.masks, fold(0), clip_key_RS, frames_RS)
+        segment_RN = batch["patch_segment"]
         condition_RN = condition_tokens(
-            mask,
-            jax.random.fold_in(key, 1),
-            clip_key_RS,
-            batch["patch_segment"],
-            frame_RN,
-            frames_RS,
-        )
-        condition_RN |= (frame_RN < 0) & (batch["patch_segment"] > 0)  # references
+            mask, fold(1), clip_key_RS, segment_RN, frame_RN, frames_RS
+        )  # fmt: skip
+        condition_RN |= (frame_RN < 0) & (segment_RN > 0)  # references
         batch = given_midstream(batch, condition_RN, mask.head, frame_RN)
-        level_RS = clip_uniform(jax.random.fold_in(key, 2), clip_key_RS)
-        return batch, condition_RN, self.cfg.masks.noise * level_RS
+        return batch, condition_RN, self.cfg.masks.noise * clip_uniform(fold(2), clip_key_RS)
 
     def _clip_losses(
         self,
