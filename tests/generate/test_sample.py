@@ -12,6 +12,7 @@ from vidsim.data.packing import RowLimits
 from vidsim.diffusion.guidance import GuidanceConfig
 from vidsim.diffusion.solvers import NAMES, STOCHASTIC
 from vidsim.generate import sample as sampling
+from vidsim.generate.conditions import Condition
 from vidsim.generate.pack import Request
 from vidsim.generate.sample import SamplerConfig, lay_out, sample, sample_latents
 
@@ -191,3 +192,21 @@ def test_unknown_solver_is_refused():
 def test_task_is_a_static_argument():
     """Equal configurations share compiled programs: a model loaded twice compiles once."""
     assert hash(TASK) == hash(dataclasses.replace(TASK)) and TASK == dataclasses.replace(TASK)
+
+
+def test_copied_frames_are_told_the_same_as_those_they_copy(monkeypatch):
+    run, told = sampling._denoise, []
+
+    def watched(*asked):
+        told.append(np.asarray(asked[-1]))
+        return run(*asked)
+
+    monkeypatch.setattr(sampling, "_denoise", watched)
+    (request,) = REQUESTS[:1]  # three latent frames of 2x3 tokens
+    nothing = np.zeros((3, 2, 3), bool)
+    copy = Condition(np.zeros((3, 4, 6, 3), np.float32), nothing, copies_t=np.array([0, 1, 0]))
+    config = SamplerConfig("euler", 3, GuidanceConfig(2.0))
+    sample_latents(self_conditioned_model(), [request], config, None, [copy])
+    assert len(told) == 3 and not told[0].any() and told[-1][0, :6].std() > 0.1
+    for said in told:
+        np.testing.assert_array_equal(said[0, 12:18], said[0, :6])
