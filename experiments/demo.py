@@ -42,7 +42,7 @@ STEPS = {"vae": 150, "wide": 300, "images": 3500, "small": 1500, "ways": 7500, "
          "mixed": 750, "prompted": 1550, "all": 4800, "given": 900, "sizes": 480,
          "finer": 6400, "turns": 9000, "looks": 4000, "joins": 4600,
          "loops": 900, "wider": 5200, "diagonals": 600, "words": 2200, "calm": 6400,
-         "said": 3000, "dit": 11500}  # fmt: skip
+         "said": 3000, "shown": 11500, "dit": 7500}  # fmt: skip
 STEPS |= {f"debug-{stage}": 2 for stage in STEPS if stage not in ("vae", "wide", "dit")}
 STEPS |= {"debug-vae": 3, "debug-wide": 3, "debug": 3}
 CLIPS = "world:shapes?split=train&objects=1&anchored=true&size={clips}&seed={seed}&close={close}"
@@ -62,6 +62,10 @@ RETURNS = CLIPS + (  # there and back: what the way of a loop looks like
 )
 LOOPS = CLIPS + (  # seven latent frames: a way out, back over two of them, and out again
     "&frames=25&sizes=48x48,64x64&size_weights=3,2&speed=fast&returns=1&turn=third"
+)
+CLOSED = CLIPS + (  # to and fro, from anywhere on the way: what windows of a loop look like
+    "&frames=17,25,33&frame_weights=3,2,3&sizes=48x48,64x64,64x96,96x64&size_weights=2,4,1,1"
+    "&speed=fast&returns=1&turn=closed"
 )
 LARGE = CLIPS + (  # what is rare in the others
     "&frames=1,5&frame_weights=3,1&sizes=48x80,64x96,64x112,112x64,96x96,96x144,144x96,128x128"
@@ -179,8 +183,11 @@ STAGES = {
     "said": (*masks(0.8, 0.1, 0.04, 0.04, 0, 0, 0.02, 0), *few_tokens(3.5, SOON), LEARN_NEW, *SAID),
     # clips begin mid-stream more often, as the windows of a long video do, and half of these see
     # their first frame
-    "dit": (*masks(0.5, 0.12, 0.12, 0.07, 0, 0, 0.19, 0.2), SOON, *EVERYTHING, LEARN_NEW, *SAID,
-            BOTH_ENDS, "denoising.masks.noise=0.1", "denoising.masks.reference=0.5"),
+    "shown": (*masks(0.5, 0.12, 0.12, 0.07, 0, 0, 0.19, 0.2), SOON, *EVERYTHING, LEARN_NEW, *SAID,
+              BOTH_ENDS, "denoising.masks.noise=0.1", "denoising.masks.reference=0.5"),
+    # loops, from both their ends and from prompts alone
+    "dit": (*masks(0.4, 0.12, 0.11, 0.08, 0, 0, 0.29, 0.3), SOON, *EVERYTHING, LEARN_NEW, *SAID,
+            BOTH_ENDS, *GENTLE, "denoising.masks.noise=0.1", "denoising.masks.reference=0.5"),
 }  # fmt: skip
 OF_ALL = ("train", "stills", "slow", "fast", "motion", "returns", "loops", "large")
 WORDS = ("stills", "hollow", "outlines", "diagonal", "leaning", "motion")
@@ -205,7 +212,8 @@ CLIPS_OF = {
     "words": ("stills", "hollow", "diagonal", "motion", "fast"),
     "calm": (*OF_ALL, "diagonal", "hollow"),
     "said": WORDS,
-    "dit": LAST,
+    "shown": LAST,
+    "dit": (*LAST, "closed"),
 }  # what each stage trains on; it starts from the weights of the one before
 # Stages on the latents of the wide autoencoder.
 ON_WIDE = tuple(STAGES)[list(STAGES).index("finer") :]
@@ -271,6 +279,7 @@ def worlds(debug: bool) -> dict[str, str]:
         "stills": of(STILLS, 24_000, 8, 0.3),
         "returns": of(RETURNS, 8_000, 9, 0.0),
         "loops": of(LOOPS, 12_000, 12, 0.0),
+        "closed": of(CLOSED, 12_000, 19, 0.0),
         "large": of(LARGE, 16_000, 11, 0.1),
         "diagonal": of(DIAGONAL, 12_000, 13, 0.3),
         "hollow": of(HOLLOW, 16_000, 14, 0.3),

@@ -7,11 +7,13 @@ import pytest
 
 from tests.generate.test_extend import CONFIG, SMALL, asked, latent, untrained
 from tests.generate.test_media import noise
-from tests.generate.tiny_generator import make_model
+from tests.generate.tiny_generator import make_model, referring_model
+from vidsim.core.batch import REFERENCE_TIME
 from vidsim.core.errors import BadInput
 from vidsim.generate import edit as editing
 from vidsim.generate import join as joining
 from vidsim.generate import loop as looping
+from vidsim.generate import sample as sampling
 from vidsim.generate.edit import edit, kept_tokens, read_mask
 from vidsim.generate.join import blend_clips, blend_prompts, join
 from vidsim.generate.loop import loop_clip, loop_latents, loop_prompt, naive_loop, seam
@@ -43,33 +45,52 @@ def test_a_loop_from_a_clip_is_the_clip_and_a_way_back():
     assert "seam" in made.notices[0]
 
 
-def test_copies_of_a_loop_stay_equal_to_their_originals(monkeypatch):
-    """The latents that the network saw at both ends are those of the other end."""
-    seen = {}
-    plain = looping.sample_latents
+def test_time_of_a_loop_goes_round_and_its_reference_stays(monkeypatch):
+    """At every look of the network each latent frame stands one place earlier, the first last."""
+    plain, seen = sampling._denoise, []
 
-    def spy(model, requests, config, progress, conditions):
-        seen["made"] = plain(model, requests, config, progress, conditions)
-        seen["first"] = [c.first for c in conditions]
-        return seen["made"]
+    def watched(*asked):
+        seen.append((np.asarray(asked[3]["patch_position"])[0, :, 0], np.asarray(asked[7])[0]))
+        return plain(*asked)
+
+    monkeypatch.setattr(sampling, "_denoise", watched)
+    config = dataclasses.replace(CONFIG, steps=4)
+    for model, begin in ((make_model(), 0), (referring_model(), 6)):
+        seen.clear()
+        (made,) = loop_latents(model, asked([1], frames=6), config, None)
+        assert made.shape[0] == 3 and len(seen) == (8 if begin else 4)
+        for look, (time_N, given_N) in enumerate(seen[-4:]):
+            places = [1 + (frame - look) % 3 for frame in range(3)]
+            np.testing.assert_array_equal(time_N[begin : begin + 18], np.repeat(places, 6))
+            assert (time_N[:begin] == REFERENCE_TIME).all() and given_N[:begin].all()
+            assert not given_N[begin:].any()
+
+
+def test_a_loop_shows_what_its_reference_shows(monkeypatch):
+    """The reference is the first frame of the same request as an ordinary clip."""
+    plain, conditions = looping.sample_latents, []
+
+    def spy(model, requests, config, progress=None, given=None):
+        conditions.append(given)
+        return plain(model, requests, config, progress, given)
 
     monkeypatch.setattr(looping, "sample_latents", spy)
+    model = referring_model()
     requests = asked([1, 2], frames=6)
-    cores = loop_latents(make_model(), requests, CONFIG, SMALL, None)
-    assert seen["first"] == [1, 1]
-    for whole, core in zip(seen["made"], cores, strict=True):
-        assert whole.shape[0] == 5 and core.shape[0] == 3
-        np.testing.assert_allclose(whole[0], core[-1], atol=1e-5)
-        np.testing.assert_allclose(whole[-1], core[0], atol=1e-5)
-        np.testing.assert_array_equal(whole[1:4], core)
+    loop_latents(model, requests, CONFIG, None)
+    ordinary = plain(model, [dataclasses.replace(r, num_frames=7) for r in requests], CONFIG)
+    assert len(conditions) == 2 and conditions[0] is None
+    for one, clip in zip(conditions[1], ordinary, strict=True):
+        np.testing.assert_allclose(one.latent_thwc[0], clip[0], atol=ROUNDING)
+        assert one.given_thw[0].all() and not one.given_thw[1:].any()
 
 
 def test_pixels_of_a_loop_are_those_of_any_later_period():
     """Decoding more periods first changes nothing: frame 0 follows the last frame."""
     model = make_model()
-    (made,) = loop_prompt(model, asked([1], frames=6), CONFIG, SMALL)
+    (made,) = loop_prompt(model, asked([1], frames=6), CONFIG)
     assert made.video_THWC.shape == (6, 16, 24, 3)
-    (core,) = loop_latents(model, asked([1], frames=6), CONFIG, SMALL, None)
+    (core,) = loop_latents(model, asked([1], frames=6), CONFIG, None)
     (long,) = decode_clips(model.vae.vae, model.vae.params, [np.concatenate([core] * 11)])
     for period in (long[-6:], long[-12:-6]):
         # The decoder's chunks fall differently: a value on the edge may round the other way.
@@ -205,7 +226,6 @@ def test_bad_use_is_refused_before_anything_runs():
         (lambda: join(untrained(suffix=1), video, video, asked([0]), 4), "never trained to join"),
         (lambda: loop_prompt(model, asked([0], frames=5)), "--frames: 5 of a loop"),
         (lambda: naive_loop(model, asked([0], frames=2)), "at least 4; nearest 4"),
-        (lambda: loop_prompt(model, asked([0], frames=6), halo=4), "--halo: 4"),
         (lambda: edit(model, video, asked([0]), 1.2), "--strength: 1.2"),
         (lambda: edit(model, video, asked([0]), 0.5, np.zeros((1, 8, 8), bool)), "mask of 8x8"),
         (lambda: edit(model, video, asked([0]), 0.5, None, CONFIG, WindowConfig(3)), "at most 3"),

@@ -194,7 +194,8 @@ def test_task_is_a_static_argument():
     assert hash(TASK) == hash(dataclasses.replace(TASK)) and TASK == dataclasses.replace(TASK)
 
 
-def test_copied_frames_are_told_the_same_as_those_they_copy(monkeypatch):
+def test_blended_frames_are_told_what_they_were_made(monkeypatch):
+    """With a share of 1 a clip is what its partner is, and so is what its network reads of it."""
     run, told = sampling._denoise, []
 
     def watched(*asked):
@@ -202,11 +203,14 @@ def test_copied_frames_are_told_the_same_as_those_they_copy(monkeypatch):
         return run(*asked)
 
     monkeypatch.setattr(sampling, "_denoise", watched)
-    (request,) = REQUESTS[:1]  # three latent frames of 2x3 tokens
+    request = REQUESTS[0]  # three latent frames of 2x3 tokens
+    other = dataclasses.replace(request, prompt="a green star")
     nothing = np.zeros((3, 2, 3), bool)
-    copy = Condition(np.zeros((3, 4, 6, 3), np.float32), nothing, copies_t=np.array([0, 1, 0]))
+    blend = Condition(
+        np.zeros((3, 4, 6, 3), np.float32), nothing, partner=1, share_t=np.ones(3, np.float32)
+    )
     config = SamplerConfig("euler", 3, GuidanceConfig(2.0))
-    sample_latents(self_conditioned_model(), [request], config, None, [copy])
-    assert len(told) == 3 and not told[0].any() and told[-1][0, :6].std() > 0.1
+    sample_latents(self_conditioned_model(), [request, other], config, None, [blend, None])
+    assert len(told) == 3 and not told[0].any() and told[-1][0, :18].std() > 0.1
     for said in told:
-        np.testing.assert_array_equal(said[0, 12:18], said[0, :6])
+        np.testing.assert_allclose(said[0, :18], said[0, 18:36], atol=1e-5)

@@ -419,6 +419,38 @@ def test_what_turns_at_a_third_comes_back_in_the_middle_third():
         base.make("shapes", turn="thrid")
 
 
+def test_what_is_closed_ends_where_it_began_and_begins_anywhere_on_its_way():
+    world = base.make("shapes", seed=8, size=300, objects=1, frames=(17, 33), speed="fast",
+                      returns=1.0, turn="closed", sizes=((64, 64), (48, 48)))  # fmt: skip
+    turns, first_ways, begun = collections.Counter(), [], []
+    for i in range(300):
+        info = world.info(i)
+        (thing,) = info.truth["objects"]
+        assert all(" and back" in c.text for c in info.captions)
+        path_T2 = motion.positions(thing, info.num_frames)
+        walled = reference.simulate(
+            thing["start"], thing["velocity"], thing["wall"], info.num_frames
+        )
+        np.testing.assert_allclose(path_T2, walled, atol=1e-6)
+        np.testing.assert_allclose(path_T2[-1], path_T2[0], atol=1e-6)
+        unit = np.array(v.DIRECTIONS[thing["direction"]])
+        along = path_T2 @ unit
+        np.testing.assert_allclose(
+            path_T2 - path_T2[0], np.outer(along - along[0], unit), atol=1e-6
+        )
+        pace = np.hypot(*thing["velocity"]) * info.fps / min(info.height, info.width)
+        assert v.SPEEDS["fast"][0] <= pace <= v.SPEEDS["fast"][1]
+        way = np.ptp(along)
+        ways = pace * min(info.height, info.width) / info.fps * (info.num_frames - 1) / way
+        turns[round(ways / 2)] += 1  # frames see a little less than the whole way
+        first_ways.append(along[1] > along[0])
+        begun.append((along[0] - along.min()) / way)
+    assert min(turns) == 1 and turns[1] > 30 and turns[2] > 30
+    assert 0.4 < np.mean(first_ways) < 0.6, "either way first"
+    assert 0.15 < np.std(begun) < 0.35 and 0.4 < np.mean(begun) < 0.6
+    assert base.from_spec(world.spec) == world and "turn=closed" in world.spec
+
+
 def test_a_turn_needs_time_and_motion():
     world = base.make("shapes", seed=8)
     size = {"height": 64, "width": 64}

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         else:
             assert size is not None
             asked = capability.requests(args, size, fps, args.frames)
-            made = loop_prompt(model, asked, config, window, show)
+            made = loop_prompt(model, asked, config, show)
     capability.write(args, model, made, paths)
     if naive is not None:
         with stages("naive") as show:

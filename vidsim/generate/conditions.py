@@ -1,12 +1,13 @@
 """What is given of a clip to make: one interface behind animate, extend, loop, join, blend, edit.
 
 A condition says which tokens are given (noise level 0 from start to end), where in time the clip
-lies, where its denoising begins, which frames are copies of others and with which clip it blends.
+lies, whether time is a circle, where its denoising begins and with which clip it blends.
 `place` turns the conditions of a batch into arrays beside the packed batch; `steer` puts them
 around the network. A batch without conditions is sampled as if this file did not exist.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from vidsim.diffusion.solvers import Denoise, hold
 from vidsim.models.latents import LatentConfig, normalise
 
 Grid = tuple[int, int, int]
-Network = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+Network = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,9 @@ class Condition:
     start        noise time from which it is denoised: 1 from noise, less from a noised latent
     reference    its first latent only shows what the clip is about: it stands at REFERENCE_TIME,
                  the second at position 1; not with `first`
-    copies_t     for each latent frame the one whose tokens it shares; None: each its own
+    circle       time has no beginning: each time the network looks, the clip begins one latent
+                 frame later on the circle of those that follow position 0 (arXiv:2502.20307). With
+                 `first` 1 or a reference
     partner      request with which this one blends, of equal grid and seed; None: none
     share_t      f32[t] the partner's share in every prediction of a frame
     """
@@ -46,7 +49,7 @@ class Condition:
     first: int = 0
     start: float = 1.0
     reference: bool = False
-    copies_t: np.ndarray | None = None
+    circle: bool = False
     partner: int | None = None
     share_t: np.ndarray | None = None
 
@@ -57,6 +60,8 @@ class Condition:
             raise bad("condition", f"first {self.first}", "0 or more")
         if self.reference and self.first:
             raise bad("condition", f"a reference and first {self.first}", "one of them")
+        if self.circle and self.first + self.reference != 1:
+            raise bad("condition", f"a circle and first {self.first}", "first 1, or a reference")
 
 
 class Placed(NamedTuple):
@@ -65,7 +70,7 @@ class Placed(NamedTuple):
     condition_RN  bool, given tokens
     base_RNP      raw latents of the clips that bring any
     start_RS      f32 noise time at which each clip begins
-    copy_RN       i32 token of the same row that each token copies
+    circle_RN     i32 latent frames of the circle on which each token lies, 0 for none
     other_RN      i32 token of the flattened batch with which each token blends
     share_RN      f32 weight of that token
     """
@@ -73,7 +78,7 @@ class Placed(NamedTuple):
     condition_RN: np.ndarray
     base_RNP: np.ndarray
     start_RS: np.ndarray
-    copy_RN: np.ndarray
+    circle_RN: np.ndarray
     other_RN: np.ndarray
     share_RN: np.ndarray
 
@@ -111,7 +116,7 @@ def place(
     R, N, _ = batch["patches"].shape
     condition_RN, base_RNP = np.zeros((R, N), bool), np.zeros(batch["patches"].shape, np.float32)
     start_RS = np.ones(batch["clip_key"].shape, np.float32)
-    copy_RN = np.broadcast_to(np.arange(N, dtype=np.int32), (R, N)).copy()
+    circle_RN = np.zeros((R, N), np.int32)
     other_RN = np.arange(R * N, dtype=np.int32).reshape(R, N)
     share_RN = np.zeros((R, N), np.float32)
     for i, (r, span) in spans.items():
@@ -127,9 +132,8 @@ def place(
         if one.reference:
             batch["patch_position"][r, span, 0][: h * w] = REFERENCE_TIME
         start_RS[r, rows[r].index(i)] = one.start
-        if one.copies_t is not None:
-            frame, inside = np.divmod(np.arange(t * h * w), h * w)
-            copy_RN[r, span] = span.start + one.copies_t[frame] * h * w + inside
+        if one.circle:
+            circle_RN[r, span][one.reference * h * w :] = t - one.reference
         if one.partner is not None:
             if one.partner not in spans or grids[one.partner] != grids[i] or one.share_t is None:
                 raise bad("blend", "the two clips are not in one batch or differ in size",
@@ -137,42 +141,49 @@ def place(
             r2, span2 = spans[one.partner]
             other_RN[r, span] = r2 * N + np.arange(span2.start, span2.stop)
             share_RN[r, span] = np.repeat(one.share_t, h * w)
-    return Placed(condition_RN, base_RNP, start_RS, copy_RN, other_RN, share_RN)
+    return Placed(condition_RN, base_RNP, start_RS, circle_RN, other_RN, share_RN)
 
 
 def steer(
     placed: Placed | None,
     cfg: LatentConfig,
     segment_RN: jax.Array,
+    position_RN3: jax.Array,
     noise_RNP: jax.Array,
     network: Network,
 ) -> tuple[Denoise, jax.Array, jax.Array | float]:
-    """The network told of the conditions, for any solver.
+    """The network told of the conditions, for any solver. With circles it counts its calls.
 
-    network  (x_RNP, t_RS, condition_RN) -> prediction of x, normalised
+    network  (x_RNP, t_RS, condition_RN, position_RN3) -> prediction of x, normalised
     Returns  the denoiser; where it starts: noise, or the noised latents of clips that start below
              1; the noise time f32[R,S] at which each clip starts
     """
     if placed is None:
         nothing_RN = jnp.zeros(segment_RN.shape, bool)
-        return (lambda x, t: network(x, t, nothing_RN)), noise_RNP, 1.0
+        return (lambda x, t: network(x, t, nothing_RN, position_RN3)), noise_RNP, 1.0
     base_RNP = normalise(cfg, jnp.asarray(placed.base_RNP))
-    condition_RN, copy_RN = jnp.asarray(placed.condition_RN), jnp.asarray(placed.copy_RN)
+    condition_RN, circle_RN = jnp.asarray(placed.condition_RN), jnp.asarray(placed.circle_RN)
     start_RS, other_RN = jnp.asarray(placed.start_RS), jnp.asarray(placed.other_RN)
     blends, share = bool(placed.share_RN.any()), jnp.asarray(placed.share_RN)[..., None]
+    looks = itertools.count()
 
     def denoise(x_RNP: jax.Array, t_RS: jax.Array) -> jax.Array:
-        out_RNP = network(_rows(x_RNP, copy_RN), t_RS, condition_RN)
+        place_RN3 = turned(position_RN3, circle_RN, next(looks))
+        out_RNP = network(x_RNP, t_RS, condition_RN, place_RN3)
         if blends:
             flat = out_RNP.reshape(-1, out_RNP.shape[-1])
             out_RNP = out_RNP + share * (flat[other_RN] - out_RNP)
-        return _rows(out_RNP, copy_RN)
+        return out_RNP
 
-    noise_RNP, level = _rows(noise_RNP, copy_RN), spread(start_RS, segment_RN, 1.0)[..., None]
+    level = spread(start_RS, segment_RN, 1.0)[..., None]
     noised_RNP = (1.0 - level) * base_RNP + level * noise_RNP
     begin_RNP = jnp.where(level < 1.0, noised_RNP, noise_RNP)
     return hold(denoise, base_RNP, condition_RN[..., None]), begin_RNP, start_RS
 
 
-def _rows(x_RNP: jax.Array, index_RN: jax.Array) -> jax.Array:
-    return jnp.take_along_axis(x_RNP, index_RN[..., None], axis=1)
+def turned(position_RN3: jax.Array, circle_RN: jax.Array, by: int) -> jax.Array:
+    """Positions when the clips on circles begin `by` latent frames later: their positions in time,
+    1 to the circle's length, are moved round; those of other tokens stay."""
+    time_RN = position_RN3[..., 0]
+    round_RN = 1 + (time_RN - 1 - by) % jnp.maximum(circle_RN, 1)
+    return position_RN3.at[..., 0].set(jnp.where(circle_RN > 0, round_RN, time_RN))

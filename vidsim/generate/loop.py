@@ -1,10 +1,11 @@
 """Seamless loops: from a clip that returns to its own start, and from a prompt alone.
 
 A loop from a prompt has no first frame. Its latents are all mid-stream, and time is a circle: each
-window shows the network, on both sides of the loop, copies of the latents from its other end, at
-the positions where the circle puts them; copies stay equal to their originals through every step.
-Pixels come from a decoder whose memory holds the end of the loop when it reaches the beginning:
-the loop is decoded over and over until one more period changes nothing.
+time the network looks at them, they begin one latent frame later, so that wherever it sees a seam
+once, it next sees both sides beside each other (arXiv:2502.20307). What they show is held by a
+reference, a first frame made of the same prompt, where the model was trained with references.
+Pixels come from a decoder whose memory holds the end of the loop when it reaches the beginning: the
+loop is decoded over and over until one more period changes nothing.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ from vidsim.generate.join import transition
 from vidsim.generate.made import Made, assemble, require_training
 from vidsim.generate.model import Model
 from vidsim.generate.pack import Request
-from vidsim.generate.roll import WindowConfig, plan_window
+from vidsim.generate.roll import WindowConfig, numbered, trained_reference
 from vidsim.generate.sample import Progress, SamplerConfig, sample_latents
 from vidsim.models.codec import to_uint8
 from vidsim.models.vae_stream import decode_stream
@@ -90,18 +91,13 @@ def loop_prompt(
     model: Model,
     requests: Sequence[Request],
     config: SamplerConfig = SamplerConfig(),  # noqa: B008 (frozen)
-    window: WindowConfig = WindowConfig(),  # noqa: B008 (frozen)
     progress: Progress | None = None,
-    *,
-    halo: int = 0,
 ) -> list[Made]:
     """Loops from prompts alone. Their pixels wrap: frame 0 follows the last one as any other.
 
     requests  num_frames is the period: a multiple of the VAE's time stride, at least two of it
-    halo      latent frames of the other end shown on each side; 0: as many as fit the window, at
-              most half of the loop
     """
-    latents = loop_latents(model, requests, config, window, progress, halo=halo)
+    latents = loop_latents(model, requests, config, progress)
     made = []
     for number, (request, latent) in enumerate(zip(requests, latents, strict=True)):
         video, periods, change = decode_circular(model, latent)
@@ -152,11 +148,7 @@ def naive_loop(
 
     Each has one frame more than the time stride allows a loop of its period, which is cut.
     """
-    stride = model.grid.time_stride
-    whole = [dataclasses.replace(r, num_frames=r.num_frames + 1) for r in requests]
-    for request in requests:
-        _period(request, stride)
-    latents = sample_latents(model, whole, config, progress)
+    latents = sample_latents(model, _as_clips(model, requests), config, progress)
     videos = decode(model, latents, config, progress)
     made = []
     for request, video in zip(requests, videos, strict=True):
@@ -169,32 +161,44 @@ def loop_latents(
     model: Model,
     requests: Sequence[Request],
     config: SamplerConfig,
-    window: WindowConfig,
     progress: Progress | None,
-    *,
-    halo: int = 0,
 ) -> list[np.ndarray]:
     """Latents f32[t,h,w,c] of one period of each loop; none of them stands for a lone frame."""
     patch, channels = model.task.cfg.latent.patch, model.vae.vae.cfg.latent_channels
-    stride = model.grid.time_stride
-    asked, conditions, halos = [], [], []
-    for request in requests:
-        t = _period(request, stride)
-        plan = plan_window(model, request.height, request.width, window)
-        p = halo or max(1, min(t // 2, (plan.latents - t) // 2))
-        if not 1 <= p <= t:
-            raise bad("--halo", f"{p} latent frames", f"1 to {t}, the loop's own")
-        order = np.arange(-p, t + p)
-        # A request's clip has a first frame of its own; only its latent grid is read here.
-        clip = dataclasses.replace(request, num_frames=1 + (t + 2 * p - 1) * stride)
+    whole = _as_clips(model, requests)
+    shown = trained_reference(model)
+    windows = 2 if shown else 1
+    firsts: Sequence[np.ndarray | None] = [None] * len(requests)
+    if shown:
+        clips = sample_latents(model, whole, config, numbered(progress, 0, windows))
+        firsts = [latent[:shown] for latent in clips]
+    asked, conditions = [], []
+    for request, clip, first in zip(requests, whole, firsts, strict=True):
+        t = _period(request, model.grid.time_stride)
         _, h, w = (n * q for n, q in zip(model.grid.grid(clip), patch, strict=True))
-        latent = np.zeros((t + 2 * p, h, w, channels), np.float32)
-        nothing = given_frames(latent, 0, 0, patch)
-        conditions.append(Condition(latent, nothing, first=1, copies_t=p + order % t))
-        asked.append(clip)
-        halos.append((p, t))
-    made = sample_latents(model, asked, config, progress, conditions)
-    return [latent[p : p + t] for latent, (p, t) in zip(made, halos, strict=True)]
+        latent = np.zeros((t, h, w, channels), np.float32)
+        if first is not None:
+            latent = np.concatenate([first, latent])
+        given = given_frames(latent, shown, 0, patch)
+        conditions.append(
+            Condition(latent, given, 0 if shown else 1, reference=shown > 0, circle=True)
+        )
+        # A request's clip has a first frame of its own; only its latent grid is read here.
+        frames = 1 + (len(latent) - 1) * model.grid.time_stride
+        asked.append(dataclasses.replace(request, num_frames=frames))
+    made = sample_latents(
+        model, asked, config, numbered(progress, windows - 1, windows), conditions
+    )
+    return [latent[shown:] for latent in made]
+
+
+def _as_clips(model: Model, requests: Sequence[Request]) -> list[Request]:
+    """The requests as ordinary clips, a first frame more than their period."""
+    stride = model.grid.time_stride
+    return [
+        dataclasses.replace(request, num_frames=1 + _period(request, stride) * stride)
+        for request in requests
+    ]
 
 
 def _period(request: Request, stride: int) -> int:

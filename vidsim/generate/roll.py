@@ -77,12 +77,17 @@ def longest(model: Model) -> int:
     return int(model.config.get("longest", 0)) or UNTRAINED_LATENTS
 
 
+def trained_reference(model: Model) -> int:
+    """Latents of the reference of a clip that begins mid-stream: those of one token in time; 0 for
+    a model that was not trained with references."""
+    cfg = model.task.cfg
+    return cfg.latent.patch[0] if cfg.masks.reference > 0.0 else 0
+
+
 def reference_latents(model: Model, window: Window) -> int:
-    """Latents of the reference of a window that begins mid-stream: those of one token in time; 0
-    for a model that was not trained with references, or a window with no room for one."""
-    t = model.task.cfg.latent.patch[0]
-    trained = model.task.cfg.masks.reference > 0.0
-    return t if trained and window.overlap + t < window.latents else 0
+    """`trained_reference`, or 0 for a window with no room for one."""
+    t = trained_reference(model)
+    return t if window.overlap + t < window.latents else 0
 
 
 def roll_forward(
@@ -117,7 +122,7 @@ def roll_forward(
         m = min(window.latents - g - (0 if head is None else shown), new - done)
         made = _one(
             model, requests, tails, m, True, 0 if whole else 1, number + index, config,
-            _numbered(progress, index, left), head,
+            numbered(progress, index, left), head,
         )  # fmt: skip
         fresh = [latent[-m:] for latent in made]
         yield fresh
@@ -151,7 +156,7 @@ def roll_backward(
         m = min(window.latents - k, new - done)
         first = 0 if done + m == new else 1
         made = _one(
-            model, requests, tails, m, False, first, index, config, _numbered(progress, index, left)
+            model, requests, tails, m, False, first, index, config, numbered(progress, index, left)
         )
         parts.append([latent[:m] for latent in made])
         done += m
@@ -234,7 +239,7 @@ def _windows(new: int, known: int, window: Window, shown: int = 0, later: int = 
     return count
 
 
-def _numbered(progress: Progress | None, index: int, windows: int) -> Progress | None:
+def numbered(progress: Progress | None, index: int, windows: int) -> Progress | None:
     """Progress over all windows, so that the time left is that of the whole."""
     if progress is None or windows == 1:
         return progress

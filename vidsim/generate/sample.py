@@ -201,25 +201,29 @@ def _sample_rows(
         text = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), text,
                             _encode(task, params, negative))  # fmt: skip
     noise = Noise(config.noise, batch, spans, layout.grids, rows, latent.patch)
-    segment_RN = jnp.asarray(batch["patch_segment"])
     facts = {name: jnp.asarray(value) for name, value in batch.items() if name != "patches"}
     tokens_RS = jnp.asarray(batch["grid"].prod(-1))
 
     said_RNP = jnp.zeros(batch["patches"].shape) if task.cfg.dit.self_condition else None
 
-    def network(x_RNP: jax.Array, t_RS: jax.Array, condition_RN: jax.Array) -> jax.Array:
+    def network(
+        x_RNP: jax.Array, t_RS: jax.Array, condition_RN: jax.Array, position_RN3: jax.Array
+    ) -> jax.Array:
+        where = facts | {"patch_position": position_RN3}
         asked = x_RNP, t_RS, condition_RN, said_RNP
         # Waiting here keeps the progress honest: the host would otherwise run ahead.
         made_RNP: jax.Array = jax.block_until_ready(
-            _denoise(task, config.guidance, params, facts, text, *asked)
+            _denoise(task, config.guidance, params, where, text, *asked)
         )
         return made_RNP
 
-    steered, noise_RNP, start_RS = steer(placed, latent, segment_RN, noise.start(), network)
+    steered, noise_RNP, start_RS = steer(
+        placed, latent, facts["patch_segment"], facts["patch_position"], noise.start(), network
+    )
 
     def denoise(x_RNP: jax.Array, t_RS: jax.Array) -> jax.Array:
         nonlocal said_RNP
-        made_RNP = steered(x_RNP, t_RS)  # copies and blends are told what they were made
+        made_RNP = steered(x_RNP, t_RS)  # blends are told what they were made
         said_RNP = None if said_RNP is None else made_RNP
         return made_RNP
 
@@ -228,7 +232,7 @@ def _sample_rows(
         noise_RNP,
         time_grid(task.cfg.times, config.steps, tokens_RS, start_RS),
         make_solver(config.solver, noise.at, config.sde),
-        lambda t_RS: _lift(t_RS, segment_RN),
+        lambda t_RS: _lift(t_RS, facts["patch_segment"]),
         report,
     )
     return denormalise(task.cfg.latent, x_RNP)

@@ -1,5 +1,6 @@
 """How an object of the shapes world moves: its way through the frame, and where that starts."""
 
+import math
 import random
 from collections.abc import Mapping
 from typing import Any
@@ -77,22 +78,30 @@ def _there_and_back(
     rng: random.Random, frame: Frame, reach: Reach, pins: Mapping[str, str]
 ) -> dict[str, Any]:
     """A way that starts at one of its two ends and turns at both, wholly inside the frame. The
-    first turn comes after TURN_AT of the clip, or sooner where the frame has no room for that."""
+    first turn comes after TURN_AT of the clip, or sooner where the frame has no room for that. What
+    is closed goes to and fro once or twice, or as often as it must for its room, starts anywhere on
+    its way, and is in the last frame where it was in the first."""
     height, width, num_frames, fps = frame
     short = min(height, width)
     direction, speed, path = drawn_motion(rng, num_frames, pins, False)
     step = v.DIRECTIONS[direction or ""]
     length, box = path * short / fps * (num_frames - 1), box_of(height, width, reach, 1.0)
     room = min((box[2 * a + 1] - box[2 * a]) / abs(step[a]) for a in (0, 1) if step[a])
-    far = length * rng.uniform(*TURN_AT[pins["turn"]])
-    if far > room:
-        far = room * rng.uniform(0.6, 1.0)
+    closed = pins["turn"] == v.CLOSED
+    if closed:
+        far = length / (2 * max(rng.choice((1, 2)), math.ceil(length / (2 * room))))
+    else:
+        far = length * rng.uniform(*TURN_AT[pins["turn"]])
+        far = far if far <= room else room * rng.uniform(0.6, 1.0)
     start = [linear_start(rng, box[2 * a], box[2 * a + 1], far * step[a]) for a in (0, 1)]
     wall = [0.0, float(height), 0.0, float(width)]
     for a in (0, 1):
         if step[a]:
             wall[2 * a : 2 * a + 2] = sorted((start[a], start[a] + far * step[a]))
     pace = length / (num_frames - 1)
+    if closed:
+        on, pace = rng.random() * far, pace * rng.choice((1, -1))
+        start = [start[a] + on * step[a] for a in (0, 1)]
     return {
         "start": start, "velocity": [pace * step[0], pace * step[1]], "wall": wall,
         "direction": direction, "speed": speed, "bounce": True, "returns": True,

@@ -94,7 +94,7 @@ DIRECTIONS: dict[str, tuple[float, float]] = {
     "up-right": (-_D, _D),
 }
 STILL = "still"
-BACK, THIRD = TURNS = ("back", "third")  # the object goes there and back inside the frame
+BACK, THIRD, CLOSED = TURNS = ("back", "third", "closed")  # there and back inside the frame
 STILL_SHARE = 0.2  # of the objects in videos
 
 # Short sides of the frame a second.

@@ -50,7 +50,8 @@ class ShapesWorld:
     returns       share of the videos of 9 frames and more whose first object goes there and back
                   inside the frame, "moves left and back"; for training: what a loop looks like
     turn          "back": these turn anywhere in the clip's middle; "third": after a third of it and
-                  again after two, so that the middle third leads from an end to the start
+                  again after two, so that the middle third leads from an end to the start;
+                  "closed": they begin anywhere on their way, and end where they began
     shapes, directions            of the first object: only these words (directions: in videos), for
                   training on what a model confuses
     """
