@@ -1,5 +1,5 @@
-"""Suite `capabilities`: animate, extend, join, loop clips and prompts, edit, several beginnings of
-one end, any size, scored on clips whose truth is known.
+"""Suite `capabilities`: images, animate, extend, join, loop clips and prompts, blend, edit, several
+beginnings of one end, any size, long videos, scored on clips whose truth is known.
 
 Every score is joint (see capabilities_score.py) and stands beside what costs nothing: the frozen
 frame, the nearest training clip, the mean clip, the cross-fade.
@@ -28,6 +28,13 @@ from vidsim.eval.suites.capabilities_cases import (
 from vidsim.eval.suites.capabilities_edit import EditRows, edit_rows
 from vidsim.eval.suites.capabilities_long import LongRows, long_rows
 from vidsim.eval.suites.capabilities_loops import LoopRows, loop_rows
+from vidsim.eval.suites.capabilities_meetings import MeetingRows, blend_rows, stranger_rows
+from vidsim.eval.suites.capabilities_prompted import (
+    PromptedRows,
+    batch_rows,
+    image_rows,
+    variation_rows,
+)
 from vidsim.eval.suites.capabilities_score import CHECKS, judge, task_scores
 from vidsim.eval.suites.capabilities_sizes import SIZES, SizeRows, size_rows
 from vidsim.eval.suites.vae import reconstruct
@@ -42,34 +49,48 @@ from vidsim.worlds.base import World, from_spec
 
 Progress = Callable[[str, int, int], None]
 Marks = dict[str, list[dict[str, float]]]
-Rows = LoopRows | EditRows | BeginningRows | SizeRows | LongRows
-MORE = ("loop_prompt", "edit", "beginnings", "sizes", "long")  # tasks with rows of their own
+Rows = LoopRows | EditRows | BeginningRows | SizeRows | LongRows | MeetingRows | PromptedRows
+Task = Callable[[Model, World, Any, Progress | None], Rows]
+# Tasks with rows of their own: where frames are given, and from prompts alone.
+GIVEN: dict[str, Task] = {
+    "strangers": stranger_rows, "edit": edit_rows, "beginnings": beginning_rows,
+}  # fmt: skip
+PROMPTED: dict[str, Task] = {
+    "image": image_rows, "variations": variation_rows, "sizes": size_rows, "batch": batch_rows,
+    "loop_prompt": loop_rows, "blend": blend_rows, "long": long_rows,
+}  # fmt: skip
+FEW = ("edit", "beginnings", "variations")  # tasks that make several clips of each
+ALL = (*TASKS, *GIVEN, *PROMPTED)
 NEEDS = {"animate": "animate", "forward": "extend forward", "backward": "extend backward",
-         "join": "join", "loop": "join"}  # fmt: skip
+         "join": "join", "loop": "join", "strangers": "join",
+         "beginnings": "extend backward"}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class CapabilitiesSuite:
     """Which tasks, on which clips, how they are sampled.
 
-    tasks      of TASKS and MORE; "long" is minutes of sampling, so not among the default ones
+    tasks      of ALL
     clips      of each task
+    few        clips at most of tasks that make several of each (FEW)
     world      specification of the held-out world; one object
     training   specification of the world that the trivial clips come from
     library    clips of it
     size       (height, width) in pixels
     frames     of a whole clip
     strengths  of edits, one row each
-    beginnings made for each given end
+    beginnings made for each given end; as many variations of a prompt
     sizes      (height, width) of prompts sampled at many sizes; `size_clips` prompts each
     long_clips, long_s, long_fps   long videos: how many, their seconds, frames a second
     seed       of the first clip's noise; the others follow
     shown      clips of each task kept to look at
     sampler    how clips are made
+    prompted   guidance scale instead of the sampler's where no frame is given (PROMPTED)
     """
 
-    tasks: tuple[str, ...] = (*TASKS, "loop_prompt", "edit", "beginnings", "sizes")
+    tasks: tuple[str, ...] = ALL
     clips: int = 32
+    few: int = 16
     world: str = "shapes?split=heldout&seed=3&objects=1"
     training: str = "shapes?split=train&seed=0&objects=1"
     library: int = 256
@@ -85,12 +106,13 @@ class CapabilitiesSuite:
     seed: int = 0
     shown: int = 4
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    prompted: float = 3.0
 
     def __post_init__(self) -> None:
         for task in self.tasks:
-            if task not in (*TASKS, *MORE):
-                raise bad("suite capabilities", f"task {task!r}", nearest(task, (*TASKS, *MORE)))
-        if min(self.clips, self.library, self.long_clips) < 1 or self.shown < 0:
+            if task not in ALL:
+                raise bad("suite capabilities", f"task {task!r}", nearest(task, ALL))
+        if min(self.clips, self.few, self.library, self.long_clips) < 1 or self.shown < 0:
             raise bad("suite capabilities", f"{self.clips} clips, library of {self.library}",
                       "at least 1")  # fmt: skip
         if "edit" in self.tasks and not self.strengths:
@@ -107,9 +129,10 @@ def run(model: Model, suite: CapabilitiesSuite, progress: Progress | None = None
     scores: list[Score] = []
     samples: list[Sample] = []
     clips: list[dict[str, Any]] = []
-    tasks = [task for task in suite.tasks if task not in MORE]
-    for task in (*tasks, *(["backward"] if "beginnings" in suite.tasks else [])):
-        require_training(model, NEEDS[task], "suite capabilities")
+    tasks = [task for task in suite.tasks if task in TASKS]
+    for task in suite.tasks:
+        if task in NEEDS:
+            require_training(model, NEEDS[task], "suite capabilities")
     drawn = {  # all of them first: hours later is no time to miss some
         task: draw_cases(task, world, suite.clips, suite.size, suite.frames, stride)
         for task in tasks
@@ -122,13 +145,9 @@ def run(model: Model, suite: CapabilitiesSuite, progress: Progress | None = None
         scores += task_scores(task, marks)
         samples += _samples(task, cases, videos, marks, suite)
         clips += outcome_rows(marks, cases)
-    more: dict[str, Callable[..., Rows]] = {
-        "loop_prompt": loop_rows, "edit": edit_rows, "beginnings": beginning_rows,
-        "sizes": size_rows, "long": long_rows,
-    }  # fmt: skip
-    for task in MORE:
+    for task in (*GIVEN, *PROMPTED):
         if task in suite.tasks:
-            found = more[task](model, world, suite, progress)
+            found = more_rows(task, model, world, suite, progress)
             scores += found.scores
             samples += found.samples
             clips += found.clips
@@ -142,9 +161,23 @@ def run(model: Model, suite: CapabilitiesSuite, progress: Progress | None = None
         tuple(scores),
         tuple(samples),
         {"clips": suite.clips, "solver": suite.sampler.solver, "steps": suite.sampler.steps,
-         "guidance": suite.sampler.guidance.scale, "first seed": suite.seed},
+         "guidance": suite.sampler.guidance.scale, "of prompts alone": suite.prompted,
+         "first seed": suite.seed},
         tuple(clips),
     )  # fmt: skip
+
+
+def more_rows(
+    task: str, model: Model, world: World, suite: CapabilitiesSuite, progress: Progress | None
+) -> Rows:
+    """The rows of a task of GIVEN or PROMPTED, which has its own number of clips and guidance."""
+    if task in FEW:
+        suite = dataclasses.replace(suite, clips=min(suite.clips, suite.few))
+    if task in GIVEN:
+        return GIVEN[task](model, world, suite, progress)
+    guidance = dataclasses.replace(suite.sampler.guidance, scale=suite.prompted)
+    sampler = dataclasses.replace(suite.sampler, guidance=guidance)
+    return PROMPTED[task](model, world, dataclasses.replace(suite, sampler=sampler), progress)
 
 
 def make(

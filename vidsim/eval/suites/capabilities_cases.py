@@ -106,12 +106,12 @@ def make_case(task: str, world: World, info: ClipInfo, stride: int) -> Case | No
         return None
     if task == "join" and np.hypot(*(track[end - 1] - track[first])) < 2 * thing["half_extent"]:
         return None
-    if task == "loop" and not _apart(*world.boxes(truth)[[0, first - 1], 0]):
+    if task == "loop" and not apart(*world.boxes(truth)[[0, first - 1], 0]):
         return None
     return Case(task, video, new, track, info)
 
 
-def _apart(one_4: np.ndarray, other_4: np.ndarray) -> bool:
+def apart(one_4: np.ndarray, other_4: np.ndarray) -> bool:
     """Whether two boxes (y0, x0, y1, x1, pixels) have a pixel or more between them."""
     return bool(max(*(one_4[:2] - other_4[2:]), *(other_4[:2] - one_4[2:])) >= 1.0)
 

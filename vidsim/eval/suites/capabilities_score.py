@@ -170,10 +170,12 @@ def task_scores(
     task: str,
     marks: Mapping[str, Sequence[Mapping[str, float]]],
     beside: Sequence[str] = ("VAE",),
+    checks: Sequence[str] = CHECKS,
 ) -> list[Score]:
     """Rows of one task: joint score, skill, what is gained over the best trivial clip, checks.
 
     marks   of "model", "truth" and the trivial ones, and of what is shown `beside` them but is none
+    checks  names of the conditions of each mark
     """
     joint = {name: [row["joint"] for row in rows] for name, rows in marks.items()}
     ours, truth = joint.pop("model"), joint.pop("truth")
@@ -192,7 +194,7 @@ def task_scores(
                  baselines=baselines | through, unit="share"),
         score_of(f"capabilities/{task}_skill", scaled, "higher", floor=1.0, baselines={best: 0.0}),
     ]  # fmt: skip
-    for check in CHECKS:
+    for check in checks:
         mine = clip_bootstrap(np.asarray([row[check] for row in marks["model"]]))
         true = float(np.mean([row[check] for row in marks["truth"]]))
         others = {name: float(np.mean([row[check] for row in marks[name]]))
