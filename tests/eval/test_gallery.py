@@ -59,6 +59,6 @@ def test_the_whole_suite_runs_on_a_random_model(model):
     assert rows["capabilities/sizes"].n == 4 and "capabilities/sizes/new_aspect/48x64" in rows
     for task in ("image", "strangers", "blend"):
         assert rows[f"capabilities/{task}"].n == 2 and rows[f"capabilities/{task}"].value == 0.0
-    assert rows["capabilities/variations"].n == 2
+    assert rows["capabilities/variations"].n == rows["capabilities/prototype"].n == 2
     assert rows["capabilities/batch_speed/largest_difference"].value < 1e-3
     assert all(done <= of for _, done, of in events)

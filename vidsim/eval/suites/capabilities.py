@@ -33,6 +33,7 @@ from vidsim.eval.suites.capabilities_prompted import (
     PromptedRows,
     batch_rows,
     image_rows,
+    prototype_rows,
     variation_rows,
 )
 from vidsim.eval.suites.capabilities_score import CHECKS, judge, task_scores
@@ -56,8 +57,9 @@ GIVEN: dict[str, Task] = {
     "strangers": stranger_rows, "edit": edit_rows, "beginnings": beginning_rows,
 }  # fmt: skip
 PROMPTED: dict[str, Task] = {
-    "image": image_rows, "variations": variation_rows, "sizes": size_rows, "batch": batch_rows,
-    "loop_prompt": loop_rows, "blend": blend_rows, "long": long_rows,
+    "image": image_rows, "prototype": prototype_rows, "variations": variation_rows,
+    "sizes": size_rows, "batch": batch_rows, "loop_prompt": loop_rows, "blend": blend_rows,
+    "long": long_rows,
 }  # fmt: skip
 FEW = ("edit", "beginnings", "variations")  # tasks that make several clips of each
 ALL = (*TASKS, *GIVEN, *PROMPTED)

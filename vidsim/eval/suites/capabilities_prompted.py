@@ -1,4 +1,4 @@
-"""From prompts alone: pictures, variations of one prompt, packs against one clip at a time."""
+"""From prompts alone: pictures, prototypes of them, variations of one prompt, packs of many."""
 
 import dataclasses
 import itertools
@@ -9,9 +9,10 @@ import numpy as np
 
 from vidsim.eval.result import Sample, View
 from vidsim.eval.score import Score, score_of
-from vidsim.eval.stats import Interval, clip_bootstrap
+from vidsim.eval.stats import Interval, clip_bootstrap, paired_bootstrap
 from vidsim.eval.suites.capabilities_score import task_scores
 from vidsim.eval.suites.vae import reconstruct
+from vidsim.generate.bench_prototype import measure
 from vidsim.generate.bench_sample import run as bench
 from vidsim.generate.model import Model
 from vidsim.generate.pack import Request
@@ -22,6 +23,10 @@ Progress = Callable[[str, int, int], None]
 IMAGE_CHECKS = ("colour", "shape", "count", "background", "background_colour")
 PINS = ("colour", "shape", "size", "direction", "speed")  # of an object; with those of its scene
 APART = 0.1  # short sides between the places of two variations that differ
+SMALL, FACTOR = (
+    (48, 48),
+    2,
+)  # a prototype's size, and how many times longer the full one's sides are
 BATCH, BATCH_RUNS = 12, 3  # clips of a pack, and how often each way is timed
 
 
@@ -87,6 +92,29 @@ def judge_image(world: World, video_THWC: np.ndarray, info: ClipInfo) -> dict[st
     read = world.compare(world.parse(video_THWC), info.truth)
     marks = {check: float(read.get(check, 0.0) == 1.0) for check in IMAGE_CHECKS}
     return marks | {"joint": float(all(marks.values()))}
+
+
+def prototype_rows(
+    model: Model, world: World, suite: PromptedSuite, progress: Progress | None = None
+) -> PromptedRows:
+    """How much nearer a small picture is to the full size of its own seed than of another one."""
+    infos = [
+        world.scene_for(i, height=SMALL[0], width=SMALL[1], num_frames=1)
+        for i in range(suite.clips)
+    ]
+    prompts = [info.captions[0].text for info in infos]
+    found = measure(model, prompts, suite.sampler, SMALL, FACTOR, progress)
+    scores = [
+        score_of("capabilities/prototype", paired_bootstrap(found.other, found.same), "higher",
+                 baselines={"another seed": 0.0}, unit="of 255"),
+        score_of("capabilities/prototype/difference", clip_bootstrap(found.same), "lower",
+                 baselines={"another seed": float(found.other.mean())}, unit="of 255"),
+    ]  # fmt: skip
+    clips = [
+        {"task": "prototype", "prompt": prompt, "same": float(same), "other": float(other)}
+        for prompt, same, other in zip(prompts, found.same, found.other, strict=True)
+    ]
+    return PromptedRows(scores, [], clips)
 
 
 def variation_rows(
