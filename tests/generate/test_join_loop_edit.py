@@ -67,7 +67,7 @@ def test_time_of_a_loop_goes_round_and_its_reference_stays(monkeypatch):
 
 
 def test_a_loop_shows_what_its_reference_shows(monkeypatch):
-    """The reference is the first frame of the same request as an ordinary clip."""
+    """The reference is the picture of the same prompt and seed."""
     plain, conditions = looping.sample_latents, []
 
     def spy(model, requests, config, progress=None, given=None):
@@ -78,10 +78,10 @@ def test_a_loop_shows_what_its_reference_shows(monkeypatch):
     model = referring_model()
     requests = asked([1, 2], frames=6)
     loop_latents(model, requests, CONFIG, None)
-    ordinary = plain(model, [dataclasses.replace(r, num_frames=7) for r in requests], CONFIG)
+    pictures = plain(model, [dataclasses.replace(r, num_frames=1) for r in requests], CONFIG)
     assert len(conditions) == 2 and conditions[0] is None
-    for one, clip in zip(conditions[1], ordinary, strict=True):
-        np.testing.assert_allclose(one.latent_thwc[0], clip[0], atol=ROUNDING)
+    for one, picture in zip(conditions[1], pictures, strict=True):
+        np.testing.assert_allclose(one.latent_thwc[:1], picture, atol=ROUNDING)
         assert one.given_thw[0].all() and not one.given_thw[1:].any()
 
 

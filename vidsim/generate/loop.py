@@ -3,7 +3,7 @@
 A loop from a prompt has no first frame. Its latents are all mid-stream, and time is a circle: each
 time the network looks at them, they begin one latent frame later, so that wherever it sees a seam
 once, it next sees both sides beside each other (arXiv:2502.20307). What they show is held by a
-reference, a first frame made of the same prompt, where the model was trained with references.
+reference, a picture made of the same prompt, where the model was trained with references.
 Pixels come from a decoder whose memory holds the end of the loop when it reaches the beginning: the
 loop is decoded over and over until one more period changes nothing.
 """
@@ -170,8 +170,8 @@ def loop_latents(
     windows = 2 if shown else 1
     firsts: Sequence[np.ndarray | None] = [None] * len(requests)
     if shown:
-        clips = sample_latents(model, whole, config, numbered(progress, 0, windows))
-        firsts = [latent[:shown] for latent in clips]
+        pictures = [dataclasses.replace(request, num_frames=1) for request in requests]
+        firsts = sample_latents(model, pictures, config, numbered(progress, 0, windows))
     asked, conditions = [], []
     for request, clip, first in zip(requests, whole, firsts, strict=True):
         t = _period(request, model.grid.time_stride)

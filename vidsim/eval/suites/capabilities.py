@@ -52,14 +52,14 @@ Progress = Callable[[str, int, int], None]
 Marks = dict[str, list[dict[str, float]]]
 Rows = LoopRows | EditRows | BeginningRows | SizeRows | LongRows | MeetingRows | PromptedRows
 Task = Callable[[Model, World, Any, Progress | None], Rows]
-# Tasks with rows of their own: where frames are given, and from prompts alone.
+# Tasks with rows of their own: where frames are given (a loop's reference is), and where none is.
 GIVEN: dict[str, Task] = {
-    "strangers": stranger_rows, "edit": edit_rows, "beginnings": beginning_rows,
+    "loop_prompt": loop_rows, "strangers": stranger_rows, "edit": edit_rows,
+    "beginnings": beginning_rows,
 }  # fmt: skip
 PROMPTED: dict[str, Task] = {
     "image": image_rows, "prototype": prototype_rows, "variations": variation_rows,
-    "sizes": size_rows, "batch": batch_rows, "loop_prompt": loop_rows, "blend": blend_rows,
-    "long": long_rows,
+    "sizes": size_rows, "batch": batch_rows, "blend": blend_rows, "long": long_rows,
 }  # fmt: skip
 FEW = ("edit", "beginnings", "variations")  # tasks that make several clips of each
 ALL = (*TASKS, *GIVEN, *PROMPTED)
