@@ -22,8 +22,8 @@ TRAINING = from_spec("shapes?split=train&seed=0&objects=1&anchored=true")
 
 @pytest.mark.parametrize(
     ("inside", "span", "count", "clips"),
-    [(True, (8, 9), 8, 3), (False, (0, 16), 17, 3),
-     pytest.param(True, (8, 9), 8, 24, marks=pytest.mark.slow),
+    [(True, (8, 9), 24, 3), (False, (0, 16), 17, 3),
+     pytest.param(True, (8, 9), 24, 24, marks=pytest.mark.slow),
      pytest.param(False, (0, 16), 17, 24, marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_a_drawn_meeting_is_right_and_cuts_and_fades_are_not(inside, span, count, clips):

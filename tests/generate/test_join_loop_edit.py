@@ -13,6 +13,7 @@ from vidsim.core.errors import BadInput
 from vidsim.generate import edit as editing
 from vidsim.generate import join as joining
 from vidsim.generate import loop as looping
+from vidsim.generate import roll
 from vidsim.generate import sample as sampling
 from vidsim.generate.edit import edit, kept_tokens, read_mask
 from vidsim.generate.join import blend_clips, blend_prompts, join
@@ -34,6 +35,25 @@ def test_a_join_keeps_both_clips_and_depends_on_both():
         join(make_model(), a, noise(4, 16, 24, 7), asked([3]), 4, CONFIG, SMALL),
     ):
         assert (other[0].video_THWC[5:9].astype(int) != middle).any()
+
+
+def test_a_join_of_strangers_moves_from_one_prompt_to_the_other():
+    """Its first new latent is that of the one prompt, its last of the other, both clips given. With
+    one Euler step the prediction is linear in the shares: the frames can be redone."""
+    model, once = make_model(), dataclasses.replace(CONFIG, steps=1)
+    head, tail = latent(2, 1), latent(1, 2)
+    (request,) = asked([3])
+    other = dataclasses.replace(request, prompt="a green star")
+    (mixed,) = roll.fill(model, [request], [head], [tail], 3, once, None, "a green star")
+    one, two = (roll.fill(model, [r], [head], [tail], 3, once)[0] for r in (request, other))
+    share = np.array([0.0, 0.5, 1.0], np.float32)[:, None, None, None]
+    np.testing.assert_allclose(mixed, (1 - share) * one + share * two, atol=ROUNDING)
+    assert np.abs(one - two).max() > 5 * ROUNDING
+    a, b = noise(5, 16, 24, 1), noise(4, 16, 24, 2)
+    (made,) = join(model, a, b, [request], 4, once, SMALL, towards="a green star")
+    (plain,) = join(model, a, b, [request], 4, once, SMALL)
+    assert np.array_equal(made.video_THWC[:5], a) and np.array_equal(made.video_THWC[9:], b)
+    assert not np.array_equal(made.video_THWC, plain.video_THWC)
 
 
 def test_a_loop_from_a_clip_is_the_clip_and_a_way_back():

@@ -20,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "whole clip (default 8)")  # fmt: skip
     parser.add_argument("--blend", action="store_true", default=None,
                         help="move from --prompt (and --a) to --prompt-b (and --b)")  # fmt: skip
-    parser.add_argument("--prompt-b", help="what a blend shows at its end")
+    parser.add_argument("--prompt-b", help="what a blend shows at its end, or the end of the "
+                        "transition between clips that share nothing")  # fmt: skip
     parser.add_argument("--strength", type=float,
                         help="of a blend of two clips: 1 forgets them (default 0.6)")  # fmt: skip
     capability.add_media(parser)
@@ -57,7 +58,8 @@ def _join(args: argparse.Namespace, model: "Model") -> list["Made"]:
     lay_out(model, asked[:1])
     with stages("join") as show:
         return join(model, a.video_THWC, b.video_THWC, asked, args.frames,
-                    settings.sampler(args), capability.window(args), show)  # fmt: skip
+                    settings.sampler(args), capability.window(args), show,
+                    args.prompt_b or None)  # fmt: skip
 
 
 def _blend(args: argparse.Namespace, model: "Model") -> list["Made"]:

@@ -95,6 +95,15 @@ def given_frames(latent_thwc: np.ndarray, head: int, tail: int, patch: Grid) -> 
     return given
 
 
+def blend_pair(
+    latent_thwc: np.ndarray, given_thw: np.ndarray, share_t: np.ndarray, start: float = 1.0
+) -> list[Condition]:
+    """Conditions of two equal clips that are made one: the first under its own prompt where the
+    share is 0, under the second's where it is 1. They must be the only two of their batch."""
+    one = Condition(latent_thwc, given_thw, start=start, partner=1, share_t=share_t)
+    return [one, dataclasses.replace(one, partner=0, share_t=1 - share_t)]
+
+
 def place(
     conditions: Sequence[Condition | None],
     spans: dict[int, tuple[int, slice]],

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vidsim.core.errors import bad
-from vidsim.generate.conditions import Condition, given_frames
+from vidsim.generate.conditions import blend_pair, given_frames
 from vidsim.generate.extend import decode, head_latents, tail_latents
 from vidsim.generate.made import Made, assemble, require_training
 from vidsim.generate.model import Model
@@ -25,17 +25,22 @@ def join(
     config: SamplerConfig = SamplerConfig(),  # noqa: B008 (frozen)
     window: WindowConfig = WindowConfig(),  # noqa: B008 (frozen)
     progress: Progress | None = None,
+    towards: str | None = None,
 ) -> list[Made]:
     """The first clip, a transition, the second clip; the two need share nothing but their size.
 
     first_THWC, second_THWC  uint8, sides on the model's grid
     requests                 one a video: prompt (of the transition), seed, rate, size
     frames                   of the transition: a multiple of the VAE's time stride
+    towards                  prompt into which the requests' is blended along the transition, for
+                             clips that share nothing; None: theirs throughout
     Raises                   BadInput for clips of different sizes or a transition off the grid
     """
     _check_sizes(first_THWC, second_THWC)
     require_training(model, "join")
-    spans = transition(model, first_THWC, second_THWC, requests, frames, config, window, progress)
+    spans = transition(
+        model, first_THWC, second_THWC, requests, frames, config, window, progress, towards
+    )
     made = []
     for request, middle in zip(requests, spans, strict=True):
         parts = [(first_THWC, True), (middle, False), (second_THWC, True)]
@@ -53,6 +58,7 @@ def transition(
     config: SamplerConfig,
     window: WindowConfig,
     progress: Progress | None,
+    towards: str | None = None,
 ) -> list[np.ndarray]:
     """The frames between two clips, uint8 [frames,H,W,3] for each request."""
     plan = plan_window(model, first_THWC.shape[1], first_THWC.shape[2], window)
@@ -61,7 +67,7 @@ def transition(
     tail = tail_latents(model, second_THWC, room // 2)
     head, used = head_latents(model, first_THWC, room - tail.shape[0])
     count = len(requests)
-    made = fill(model, requests, [head] * count, [tail] * count, new, config, progress)
+    made = fill(model, requests, [head] * count, [tail] * count, new, config, progress, towards)
     videos = decode(model, [np.concatenate([head, one]) for one in made], config, progress)
     return [video[used:] for video in videos]
 
@@ -156,10 +162,7 @@ def _blended(
             raise bad("--frames", f"{request.num_frames}", "a video: a blend moves along time")
         nothing, share = given_frames(latent, 0, 0, patch), _ramp(t)
         pair = [request, dataclasses.replace(request, prompt=prompt)]
-        conditions = [
-            Condition(latent, nothing, start=start, partner=1, share_t=share),
-            Condition(latent, nothing, start=start, partner=0, share_t=1 - share),
-        ]
+        conditions = blend_pair(latent, nothing, share, start)
         both = dataclasses.replace(config, max_rows=max(2, config.max_rows))
         made.append(sample_latents(model, pair, both, progress, conditions)[0])
     return made

@@ -15,7 +15,7 @@ import numpy as np
 
 from vidsim.core.errors import bad
 from vidsim.core.host_random import stable_hash
-from vidsim.generate.conditions import Condition, given_frames
+from vidsim.generate.conditions import Condition, blend_pair, given_frames
 from vidsim.generate.model import Model
 from vidsim.generate.pack import MAX_SEED, Request
 from vidsim.generate.sample import Progress, SamplerConfig, sample_latents
@@ -172,8 +172,13 @@ def fill(
     new: int,
     config: SamplerConfig,
     progress: Progress | None = None,
+    towards: str | None = None,
 ) -> Latents:
-    """New latents between a head (from the start of its clip) and a mid-stream tail, one window."""
+    """New latents between a head (from the start of its clip) and a mid-stream tail, one window.
+
+    towards  prompt into which each request's is blended along the new latents: the first of them
+             is made under the one, the last under the other; None: one prompt
+    """
     g, k = head[0].shape[0], tail[0].shape[0]
     t = g + new + k
     patch = model.task.cfg.latent.patch
@@ -182,7 +187,16 @@ def fill(
         base = np.concatenate([a, np.zeros((new, *a.shape[1:]), np.float32), b])
         conditions.append(Condition(base, given_frames(base, g, k, patch)))
         asked.append(_lasting(model, request, t))
-    made = sample_latents(model, asked, config, progress, conditions)
+    if towards is None:
+        made = sample_latents(model, asked, config, progress, conditions)
+        return [latent[g : g + new] for latent in made]
+    share = np.interp(np.arange(0, t, patch[0]), [g, g + max(new - patch[0], 1)], [0.0, 1.0])
+    both, made = dataclasses.replace(config, max_rows=max(2, config.max_rows)), []
+    for number, (request, one) in enumerate(zip(asked, conditions, strict=True)):
+        pair = blend_pair(one.latent_thwc, one.given_thw, share.astype(np.float32))
+        prompts = [request, dataclasses.replace(request, prompt=towards)]
+        show = numbered(progress, number, len(asked))
+        made.append(sample_latents(model, prompts, both, show, pair)[0])
     return [latent[g : g + new] for latent in made]
 
 

@@ -54,7 +54,8 @@ class MeetingRows:
 def stranger_rows(
     model: Model, world: World, suite: MeetingsSuite, progress: Progress | None = None
 ) -> MeetingRows:
-    """Joins the first half of a clip to the last half of another one, under no prompt at all."""
+    """Joins the first half of a clip to the last half of another one, from the one's prompt to the
+    other's, over as many frames as both halves and half of them again."""
     stride = model.grid.time_stride
     half = (suite.frames - 1) // stride // 2 * stride
     if half < stride:
@@ -64,12 +65,13 @@ def stranger_rows(
     def make(pair: Pair, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         first, second = (world.render(info.truth) for info in pair)
         a, b = first[: 1 + half], second[1 + half :]
-        request = Request("", *suite.size, 1, pair[0].fps, seed)
-        (made,) = join(model, a, b, [request], half, suite.sampler)
-        return made.video_THWC[len(a) : len(a) + half], a[-1], b[0]
+        one, other = (info.captions[0].text for info in pair)
+        request = Request(one, *suite.size, 1, pair[0].fps, seed)
+        (made,) = join(model, a, b, [request], count, suite.sampler, towards=other)
+        return made.video_THWC[len(a) : len(a) + count], a[-1], b[0]
 
-    span = half, half + 1  # the scenes' frames at which the gap begins and ends
-    return _rows("strangers", world, suite, make, span, half, progress)
+    count, span = 3 * half, (half, half + 1)  # the scenes' frames at which the gap begins and ends
+    return _rows("strangers", world, suite, make, span, count, progress)
 
 
 def blend_rows(
@@ -210,7 +212,7 @@ def _rows(
         if number < suite.shown:
             shown = [f for f in (before, *made, after) if f is not None]
             samples.append(Sample(
-                f"{task} {number}", " → ".join(info.captions[0].text for info in pair),
+                f"{task} {number}", ", then ".join(info.captions[0].text for info in pair),
                 (View(np.stack(shown), "model"), View(videos["truth"], "drawn")), pair[0].fps,
                 "Join of strangers" if before is not None else "Blend of two prompts",
                 {"seed": suite.seed + number},
