@@ -155,11 +155,12 @@ def _loop(scene: Scene) -> Example:
 def _join(scene: Scene) -> Example:
     stride, half = scene.model.grid.time_stride, _half(scene)
     plan = plan_window(scene.model, *scene.config.size, WindowConfig())
-    gap = max(1, min(2, plan.latents - 2)) * stride
+    gap = max(1, min(6, plan.latents - 2)) * stride
     a, b = scene.clip(0)[:half], scene.clip(2)[half:]
     request = scene.request(0)
-    (made,) = join(scene.model, a, b, [request], gap, scene.config.sampler)
-    yield "join", f"{scene.cases[0].prompt}, then {scene.cases[2].prompt}", made.fps, [
+    towards = scene.cases[2].prompt
+    (made,) = join(scene.model, a, b, [request], gap, scene.config.sampler, towards=towards)
+    yield "join", f"{scene.cases[0].prompt}, then {towards}", made.fps, [
         View(a, "first"), View(b, "second"), _view(made, "joined")
     ]  # fmt: skip
 
