@@ -19,6 +19,7 @@ from vidsim.eval.suites.capabilities_score import cross_fade, task_scores
 from vidsim.generate.join import blend_prompts, join
 from vidsim.generate.model import Model
 from vidsim.generate.pack import Request
+from vidsim.generate.roll import WindowConfig, plan_window
 from vidsim.generate.sample import SamplerConfig
 from vidsim.worlds.base import ClipInfo, World
 
@@ -55,7 +56,7 @@ def stranger_rows(
     model: Model, world: World, suite: MeetingsSuite, progress: Progress | None = None
 ) -> MeetingRows:
     """Joins the first half of a clip to the last half of another one, from the one's prompt to the
-    other's, over as many frames as both halves and half of them again."""
+    other's, over three times as many frames as a half has, or as a window of the model holds."""
     stride = model.grid.time_stride
     half = (suite.frames - 1) // stride // 2 * stride
     if half < stride:
@@ -70,7 +71,11 @@ def stranger_rows(
         (made,) = join(model, a, b, [request], count, suite.sampler, towards=other)
         return made.video_THWC[len(a) : len(a) + count], a[-1], b[0]
 
-    count, span = 3 * half, (half, half + 1)  # the scenes' frames at which the gap begins and ends
+    most = (plan_window(model, *suite.size, WindowConfig()).latents - 2) * stride
+    count, span = (
+        min(3 * half, most),
+        (half, half + 1),
+    )  # the scenes' frames at which the gap begins and ends
     return _rows("strangers", world, suite, make, span, count, progress)
 
 
