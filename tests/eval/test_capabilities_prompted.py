@@ -70,7 +70,6 @@ def test_a_picture_counts_only_when_all_that_its_prompt_says_is_right():
 def test_variations_must_obey_and_differ():
     info = WORLD.scene_for(1, height=64, width=64, num_frames=9)
     drawn = capabilities_prompted._same_words(WORLD, info, 0, 4)
-    assert {one.captions[0].text.split(" over ")[-1] for one in drawn} != set()
     for one in drawn:
         assert capabilities_prompted._words(one) == capabilities_prompted._words(info)
     videos = [WORLD.render(one.truth) for one in drawn]

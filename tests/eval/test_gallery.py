@@ -32,7 +32,9 @@ def test_the_gallery_shows_every_capability_on_one_page(model, tmp_path):
     saved = save_result(tmp_path / "g", result, {})
     file = write_report(tmp_path / "g" / "report.html", "gallery", "", [saved])
     page = file.read_text()
-    assert page.count("<video") >= sum(len(s.views) for s in result.samples) - 4  # stills are <img>
+    views = [view.video_THWC for sample in result.samples for view in sample.views]
+    assert page.count("<video") == sum(len(video) > 1 for video in views)  # stills are <img>
+    assert sum(len(video) == 1 for video in views) == 6, "two given, one prompt at four sizes"
     assert "http://" not in page.replace("http://www.w3.org", "") and "<script" not in page
     if shutil.which("chromium") is None:
         print("no chromium here: the page was not opened in a browser")

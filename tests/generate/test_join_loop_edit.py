@@ -110,6 +110,7 @@ def test_pixels_of_a_loop_are_those_of_any_later_period():
     model = make_model()
     (made,) = loop_prompt(model, asked([1], frames=6), CONFIG)
     assert made.video_THWC.shape == (6, 16, 24, 3)
+    assert "not trained with references" in made.notices[1]
     (core,) = loop_latents(model, asked([1], frames=6), CONFIG, None)
     (long,) = decode_clips(model.vae.vae, model.vae.params, [np.concatenate([core] * 11)])
     for period in (long[-6:], long[-12:-6]):
@@ -245,6 +246,7 @@ def test_bad_use_is_refused_before_anything_runs():
         (lambda: join(model, video, video, asked([0]), 8, CONFIG, SMALL), "at most 6"),
         (lambda: join(untrained(suffix=1), video, video, asked([0]), 4), "never trained to join"),
         (lambda: loop_prompt(model, asked([0], frames=5)), "--frames: 5 of a loop"),
+        (lambda: loop_prompt(referring_model(), asked([0], frames=30)), "of 96 tokens"),
         (lambda: naive_loop(model, asked([0], frames=2)), "at least 4; nearest 4"),
         (lambda: edit(model, video, asked([0]), 1.2), "--strength: 1.2"),
         (lambda: edit(model, video, asked([0]), 0.5, np.zeros((1, 8, 8), bool)), "mask of 8x8"),

@@ -107,6 +107,26 @@ def _text(scene: Scene) -> Example:
         yield f"text {i}", requests[i].prompt, video.fps, [View(video.video_THWC)]
 
 
+def _sizes(scene: Scene) -> Example:
+    """Pictures of one prompt and seed, in one pack: a prototype, wide, tall, and the full size."""
+    height, width = scene.config.size
+    request = scene.request(0)
+    names = {"prototype": (1, 1), "wide": (1, 2), "tall": (2, 1), "full size": (2, 2)}
+    asked = [dataclasses.replace(request, height=height * a, width=width * b)
+             for a, b in names.values()]  # fmt: skip
+    made = sample(scene.model, asked, scene.config.sampler)
+    views = [View(one.video_THWC, name) for name, one in zip(names, made, strict=True)]
+    yield "any size", request.prompt, 1.0, views
+
+
+def _variations(scene: Scene) -> Example:
+    request = scene.request(1, scene.config.frames)
+    asked = [dataclasses.replace(request, seed=request.seed + n) for n in range(4)]
+    made = sample(scene.model, asked, scene.config.sampler)
+    views = [View(one.video_THWC, f"seed {one.request.seed}") for one in made]
+    yield "variations", request.prompt, request.fps, views
+
+
 def _animate(scene: Scene) -> Example:
     for i in range(2):
         image, request = scene.clip(i)[0], scene.request(i, scene.config.frames)
@@ -210,7 +230,8 @@ def _long(scene: Scene) -> Example:
 
 
 EXAMPLES: tuple[tuple[Callable[[Scene], Example], str], ...] = (
-    (_text, "Text to video"), (_animate, "Animate an image"), (_forward, "Extend forward"),
+    (_text, "Text to video"), (_sizes, "Images of any size"), (_variations, "Variations"),
+    (_animate, "Animate an image"), (_forward, "Extend forward"),
     (_backward, "Extend backward"), (_loop, "Loop"), (_join, "Join"), (_blend, "Blend"),
     (_edit, "Edit"), (_long, "Long video"),
 )  # fmt: skip

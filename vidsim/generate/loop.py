@@ -22,7 +22,7 @@ from vidsim.generate.made import Made, assemble, require_training
 from vidsim.generate.model import Model
 from vidsim.generate.pack import Request
 from vidsim.generate.roll import WindowConfig, numbered, trained_reference
-from vidsim.generate.sample import Progress, SamplerConfig, sample_latents
+from vidsim.generate.sample import Progress, SamplerConfig, lay_out, sample_latents
 from vidsim.models.codec import to_uint8
 from vidsim.models.vae_stream import decode_stream
 
@@ -102,6 +102,9 @@ def loop_prompt(
     for number, (request, latent) in enumerate(zip(requests, latents, strict=True)):
         video, periods, change = decode_circular(model, latent)
         lines = [seam(video).line("loop")]
+        if not trained_reference(model):
+            lines.append("without a picture to refer to: the model was not trained with references "
+                         "(denoising.masks.reference)")  # fmt: skip
         if change > SETTLED:
             lines.append(f"the decoder had not settled after {periods} periods: one more still "
                          f"changes a pixel by {change} of 255")  # fmt: skip
@@ -148,7 +151,9 @@ def naive_loop(
 
     Each has one frame more than the time stride allows a loop of its period, which is cut.
     """
-    latents = sample_latents(model, _as_clips(model, requests), config, progress)
+    stride = model.grid.time_stride
+    whole = [dataclasses.replace(r, num_frames=1 + _period(r, stride) * stride) for r in requests]
+    latents = sample_latents(model, whole, config, progress)
     videos = decode(model, latents, config, progress)
     made = []
     for request, video in zip(requests, videos, strict=True):
@@ -165,40 +170,30 @@ def loop_latents(
 ) -> list[np.ndarray]:
     """Latents f32[t,h,w,c] of one period of each loop; none of them stands for a lone frame."""
     patch, channels = model.task.cfg.latent.patch, model.vae.vae.cfg.latent_channels
-    whole = _as_clips(model, requests)
-    shown = trained_reference(model)
-    windows = 2 if shown else 1
-    firsts: Sequence[np.ndarray | None] = [None] * len(requests)
+    stride, shown = model.grid.time_stride, trained_reference(model)
+    # A request's clip has a first frame of its own; only its latent grid is read here.
+    asked = [
+        dataclasses.replace(r, num_frames=1 + (_period(r, stride) + shown - 1) * stride)
+        for r in requests
+    ]
+    lay_out(model, asked, config.long_rows)
+    windows, firsts = 2 if shown else 1, [np.zeros((0, 1, 1, channels), np.float32)] * len(asked)
     if shown:
         pictures = [dataclasses.replace(request, num_frames=1) for request in requests]
         firsts = sample_latents(model, pictures, config, numbered(progress, 0, windows))
-    asked, conditions = [], []
-    for request, clip, first in zip(requests, whole, firsts, strict=True):
-        t = _period(request, model.grid.time_stride)
-        _, h, w = (n * q for n, q in zip(model.grid.grid(clip), patch, strict=True))
+    conditions = []
+    for clip, first in zip(asked, firsts, strict=True):
+        t, h, w = (n * q for n, q in zip(model.grid.grid(clip), patch, strict=True))
         latent = np.zeros((t, h, w, channels), np.float32)
-        if first is not None:
-            latent = np.concatenate([first, latent])
+        latent[:shown] = first
         given = given_frames(latent, shown, 0, patch)
         conditions.append(
             Condition(latent, given, 0 if shown else 1, reference=shown > 0, circle=True)
         )
-        # A request's clip has a first frame of its own; only its latent grid is read here.
-        frames = 1 + (len(latent) - 1) * model.grid.time_stride
-        asked.append(dataclasses.replace(request, num_frames=frames))
     made = sample_latents(
         model, asked, config, numbered(progress, windows - 1, windows), conditions
     )
     return [latent[shown:] for latent in made]
-
-
-def _as_clips(model: Model, requests: Sequence[Request]) -> list[Request]:
-    """The requests as ordinary clips, a first frame more than their period."""
-    stride = model.grid.time_stride
-    return [
-        dataclasses.replace(request, num_frames=1 + _period(request, stride) * stride)
-        for request in requests
-    ]
 
 
 def _period(request: Request, stride: int) -> int:

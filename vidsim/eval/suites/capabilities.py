@@ -15,7 +15,7 @@ import numpy as np
 from vidsim.core.errors import bad, nearest
 from vidsim.eval.result import Sample, SuiteResult, View
 from vidsim.eval.score import Score
-from vidsim.eval.suites.capabilities_beginnings import BeginningRows, beginning_rows
+from vidsim.eval.suites.capabilities_beginnings import beginning_rows
 from vidsim.eval.suites.capabilities_cases import (
     TASKS,
     Case,
@@ -25,19 +25,18 @@ from vidsim.eval.suites.capabilities_cases import (
     outcome_rows,
     trivial,
 )
-from vidsim.eval.suites.capabilities_edit import EditRows, edit_rows
-from vidsim.eval.suites.capabilities_long import LongRows, long_rows
-from vidsim.eval.suites.capabilities_loops import LoopRows, loop_rows
-from vidsim.eval.suites.capabilities_meetings import MeetingRows, blend_rows, stranger_rows
+from vidsim.eval.suites.capabilities_edit import edit_rows
+from vidsim.eval.suites.capabilities_long import long_rows
+from vidsim.eval.suites.capabilities_loops import loop_rows
+from vidsim.eval.suites.capabilities_meetings import blend_rows, stranger_rows
 from vidsim.eval.suites.capabilities_prompted import (
-    PromptedRows,
     batch_rows,
     image_rows,
     prototype_rows,
     variation_rows,
 )
-from vidsim.eval.suites.capabilities_score import CHECKS, judge, task_scores
-from vidsim.eval.suites.capabilities_sizes import SIZES, SizeRows, size_rows
+from vidsim.eval.suites.capabilities_score import CHECKS, Rows, judge, task_scores
+from vidsim.eval.suites.capabilities_sizes import SIZES, size_rows
 from vidsim.eval.suites.vae import reconstruct
 from vidsim.generate.extend import animate, extend
 from vidsim.generate.join import join
@@ -50,7 +49,6 @@ from vidsim.worlds.base import World, from_spec
 
 Progress = Callable[[str, int, int], None]
 Marks = dict[str, list[dict[str, float]]]
-Rows = LoopRows | EditRows | BeginningRows | SizeRows | LongRows | MeetingRows | PromptedRows
 Task = Callable[[Model, World, Any, Progress | None], Rows]
 # Tasks with rows of their own: where frames are given (a loop's reference is), and where none is.
 GIVEN: dict[str, Task] = {

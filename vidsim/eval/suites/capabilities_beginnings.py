@@ -13,40 +13,25 @@ from vidsim.eval.result import Sample, View
 from vidsim.eval.score import Score, score_of
 from vidsim.eval.stats import Interval, clip_bootstrap, wilson
 from vidsim.eval.suites.capabilities_cases import Case, draw_cases
-from vidsim.eval.suites.capabilities_score import judge
+from vidsim.eval.suites.capabilities_score import ClipsSuite, Rows, judge
 from vidsim.generate.extend import extend
 from vidsim.generate.model import Model
 from vidsim.generate.pack import Request
-from vidsim.generate.sample import SamplerConfig, sample
+from vidsim.generate.sample import sample
 from vidsim.worlds.base import World
 
 Progress = Callable[[str, int, int], None]
 
 
-class BeginningsSuite(Protocol):
+class BeginningsSuite(ClipsSuite, Protocol):
     """What of the suite's configuration beginnings read."""
 
-    clips: int
     beginnings: int
-    size: tuple[int, int]
-    frames: int
-    seed: int
-    shown: int
-    sampler: SamplerConfig
-
-
-@dataclasses.dataclass
-class BeginningRows:
-    """Rows, clips to look at, every clip's own numbers."""
-
-    scores: list[Score]
-    samples: list[Sample]
-    clips: list[dict[str, Any]]
 
 
 def beginning_rows(
     model: Model, world: World, suite: BeginningsSuite, progress: Progress | None = None
-) -> BeginningRows:
+) -> Rows:
     """Several beginnings for each given end, beside as many samples of the prompt alone.
 
     Both with the same seeds, and compared over the same frames of the clip.
@@ -70,7 +55,7 @@ def beginning_rows(
             ))  # fmt: skip
         if progress:
             progress("beginnings", number + 1, len(cases))
-    return BeginningRows(beginning_scores(rows, suite.beginnings), samples, rows)
+    return Rows(beginning_scores(rows, suite.beginnings), samples, rows)
 
 
 def compare(

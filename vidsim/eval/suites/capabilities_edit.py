@@ -11,11 +11,10 @@ from vidsim.eval.result import Sample, View
 from vidsim.eval.score import Score, score_of
 from vidsim.eval.stats import wilson
 from vidsim.eval.suites.capabilities_cases import Case, draw_cases
-from vidsim.eval.suites.capabilities_score import longest_step
+from vidsim.eval.suites.capabilities_score import ClipsSuite, Rows, longest_step
 from vidsim.generate.edit import edit
 from vidsim.generate.model import Model
 from vidsim.generate.pack import Request
-from vidsim.generate.sample import SamplerConfig
 from vidsim.worlds.base import World
 from vidsim.worlds.shapes import vocabulary as v
 
@@ -23,25 +22,10 @@ Progress = Callable[[str, int, int], None]
 NEAR = 0.15  # short sides: mean distance of the object from its old way that still is that way
 
 
-class EditSuite(Protocol):
+class EditSuite(ClipsSuite, Protocol):
     """What of the suite's configuration edits read."""
 
-    clips: int
-    size: tuple[int, int]
-    frames: int
     strengths: tuple[float, ...]
-    seed: int
-    shown: int
-    sampler: SamplerConfig
-
-
-@dataclasses.dataclass
-class EditRows:
-    """Rows, clips to look at, every clip's own numbers."""
-
-    scores: list[Score]
-    samples: list[Sample]
-    clips: list[dict[str, Any]]
 
 
 def other_background(case: Case, number: int) -> tuple[str, str]:
@@ -67,13 +51,13 @@ def judge_edit(world: World, video_THWC: np.ndarray, case: Case, tint: str) -> d
 
 def edit_rows(
     model: Model, world: World, suite: EditSuite, progress: Progress | None = None
-) -> EditRows:
+) -> Rows:
     """Edits every case at every strength."""
     cases = draw_cases(
         "animate", world, suite.clips, suite.size, suite.frames, model.grid.time_stride
     )
     asked = [other_background(case, i) for i, case in enumerate(cases)]
-    found = EditRows([], [], [])
+    found = Rows([], [], [])
     idle = [judge_edit(world, c.truth_THWC, c, t) for c, (_, t) in zip(cases, asked, strict=True)]
     true = [
         judge_edit(world, world.render(_retinted(case, tint)), case, tint)

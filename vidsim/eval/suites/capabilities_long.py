@@ -10,14 +10,14 @@ import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from vidsim.eval.result import Sample, View
 from vidsim.eval.score import Score, score_of
 from vidsim.eval.stats import Interval, clip_bootstrap
-from vidsim.eval.suites.capabilities_score import Bars, path, presence
+from vidsim.eval.suites.capabilities_score import Bars, Rows, path, presence
 from vidsim.generate.long import make_windows, one_clip, stream_frames
 from vidsim.generate.model import Model
 from vidsim.generate.pack import Request
@@ -42,15 +42,6 @@ class LongSuite(Protocol):
     frames: int
     seed: int
     sampler: SamplerConfig
-
-
-@dataclasses.dataclass
-class LongRows:
-    """Rows, videos to look at, every window's own numbers."""
-
-    scores: list[Score]
-    samples: list[Sample]
-    clips: list[dict[str, Any]]
 
 
 def judge_window(
@@ -99,12 +90,12 @@ def windows_of(video_THWC: np.ndarray, fps: float) -> list[np.ndarray]:
 
 def long_rows(
     model: Model, world: World, suite: LongSuite, progress: Progress | None = None
-) -> LongRows:
+) -> Rows:
     """Makes `long_clips` long videos from prompts of moving objects and judges their windows.
 
     Each by rolling windows ("long") and as one clip of the denoiser ("one_clip").
     """
-    found, bars = LongRows([], [], []), Bars()
+    found, bars = Rows([], [], []), Bars()
     frames = 1 + round(suite.long_s * suite.long_fps / model.grid.time_stride) * (
         model.grid.time_stride
     )

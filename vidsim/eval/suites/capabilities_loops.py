@@ -4,10 +4,8 @@ There is no given frame to start from, and a circle has no first frame: the way 
 wherever on it the clip begins. Everything is judged with the first frame once more at the end.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
 
 import numpy as np
 
@@ -19,6 +17,8 @@ from vidsim.eval.suites.capabilities_cases import Case, draw_cases
 from vidsim.eval.suites.capabilities_score import (
     CHECKS,
     Bars,
+    ClipsSuite,
+    Rows,
     cross_fade,
     jump,
     longest_step,
@@ -31,7 +31,6 @@ from vidsim.eval.suites.vae import reconstruct
 from vidsim.generate.loop import Seam, loop_prompt, naive_loop, seam
 from vidsim.generate.model import Model
 from vidsim.generate.pack import Request
-from vidsim.generate.sample import SamplerConfig
 from vidsim.worlds.base import World
 from vidsim.worlds.shapes.vocabulary import DIRECTIONS
 
@@ -40,29 +39,9 @@ TASK, NAIVE = "loop_prompt", "merely repeated"
 LOOP_BARS = Bars(looked=9)  # every other frame of a short loop, of which one may be misread
 
 
-class LoopsSuite(Protocol):
-    """What of the suite's configuration loops read."""
-
-    clips: int
-    size: tuple[int, int]
-    frames: int
-    seed: int
-    shown: int
-    sampler: SamplerConfig
-
-
-@dataclasses.dataclass
-class LoopRows:
-    """Rows, clips to look at, every clip's own numbers."""
-
-    scores: list[Score]
-    samples: list[Sample]
-    clips: list[dict[str, Any]]
-
-
 def loop_rows(
-    model: Model, world: World, suite: LoopsSuite, progress: Progress | None = None
-) -> LoopRows:
+    model: Model, world: World, suite: ClipsSuite, progress: Progress | None = None
+) -> Rows:
     """Loops of the prompts of "loop", beside the same requests as clips merely repeated."""
     stride = model.grid.time_stride
     period = (suite.frames - 1) // stride * stride
@@ -100,7 +79,7 @@ def loop_rows(
     ]  # fmt: skip
     seams = {name: [seam(video) for video in videos[name]] for name in ("model", NAIVE, "truth")}
     scores = [*task_scores(TASK, marks, beside=("VAE", NAIVE)), seam_score(seams)]
-    return LoopRows(scores, samples, rows)
+    return Rows(scores, samples, rows)
 
 
 def references(world: World, cases: Sequence[Case], period: int) -> dict[str, list[np.ndarray]]:

@@ -4,23 +4,20 @@ Neither has a truth of its own; the floor is drawn: a background that fades from
 to the second's behind one solid object, the first's until the background has become the other.
 """
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from vidsim.core.errors import bad
 from vidsim.eval.result import Sample, View
-from vidsim.eval.score import Score
 from vidsim.eval.suites.capabilities_cases import LOOKED_AT, apart
-from vidsim.eval.suites.capabilities_score import cross_fade, task_scores
+from vidsim.eval.suites.capabilities_score import ClipsSuite, Rows, cross_fade, task_scores
 from vidsim.generate.join import blend_prompts, join
 from vidsim.generate.model import Model
 from vidsim.generate.pack import Request
 from vidsim.generate.roll import WindowConfig, plan_window
-from vidsim.generate.sample import SamplerConfig
 from vidsim.worlds.base import ClipInfo, World
 
 Progress = Callable[[str, int, int], None]
@@ -32,29 +29,9 @@ OWN = 0.15  # distance of the middle half from mixtures of both ends, over that 
 FADED, SWITCH = 0.6, 0.7  # of the way: the drawn background is the second, then the object is
 
 
-class MeetingsSuite(Protocol):
-    """What of the suite's configuration meetings read."""
-
-    clips: int
-    size: tuple[int, int]
-    frames: int
-    seed: int
-    shown: int
-    sampler: SamplerConfig
-
-
-@dataclasses.dataclass
-class MeetingRows:
-    """Rows, clips to look at, every clip's own numbers."""
-
-    scores: list[Score]
-    samples: list[Sample]
-    clips: list[dict[str, Any]]
-
-
 def stranger_rows(
-    model: Model, world: World, suite: MeetingsSuite, progress: Progress | None = None
-) -> MeetingRows:
+    model: Model, world: World, suite: ClipsSuite, progress: Progress | None = None
+) -> Rows:
     """Joins the first half of a clip to the last half of another one, from the one's prompt to the
     other's, over three times as many frames as a half has, or as a window of the model holds."""
     stride = model.grid.time_stride
@@ -80,8 +57,8 @@ def stranger_rows(
 
 
 def blend_rows(
-    model: Model, world: World, suite: MeetingsSuite, progress: Progress | None = None
-) -> MeetingRows:
+    model: Model, world: World, suite: ClipsSuite, progress: Progress | None = None
+) -> Rows:
     """Blends each scene's prompt with another scene's."""
 
     def make(pair: Pair, seed: int) -> tuple[np.ndarray, None, None]:
@@ -93,7 +70,7 @@ def blend_rows(
     return _rows("blend", world, suite, make, (0, suite.frames - 1), suite.frames, progress)
 
 
-def draw_pairs(world: World, suite: MeetingsSuite, span: tuple[int, int]) -> list[Pair]:
+def draw_pairs(world: World, suite: ClipsSuite, span: tuple[int, int]) -> list[Pair]:
     """Pairs of moving scenes that differ in the colour of the object and the tint behind it, and
     whose objects do not overlap in the frames of `span`: there a cross-fade shows two ghosts."""
 
@@ -199,12 +176,12 @@ def references(
 def _rows(
     task: str,
     world: World,
-    suite: MeetingsSuite,
+    suite: ClipsSuite,
     make: Callable[[Pair, int], tuple[np.ndarray, np.ndarray | None, np.ndarray | None]],
     span: tuple[int, int],
     count: int,
     progress: Progress | None,
-) -> MeetingRows:
+) -> Rows:
     pairs = draw_pairs(world, suite, span)
     marks: dict[str, list[dict[str, float]]] = {}
     samples: list[Sample] = []
@@ -227,10 +204,11 @@ def _rows(
             progress(task, number + 1, len(pairs))
     clips = [
         {"task": task, "prompt": pair[0].captions[0].text, "second": pair[1].captions[0].text,
+         "frames": count,
          **{name: marks[name][k]["joint"] for name in marks}}
         for k, pair in enumerate(pairs)
     ]  # fmt: skip
-    return MeetingRows(task_scores(task, marks, checks=MEETING_CHECKS), samples, clips)
+    return Rows(task_scores(task, marks, checks=MEETING_CHECKS), samples, clips)
 
 
 def _looks(info: ClipInfo) -> tuple[str, str]:

@@ -8,55 +8,38 @@ from typing import Any, Protocol
 import numpy as np
 
 from vidsim.eval.result import Sample, View
-from vidsim.eval.score import Score, score_of
+from vidsim.eval.score import score_of
 from vidsim.eval.stats import Interval, clip_bootstrap, paired_bootstrap
-from vidsim.eval.suites.capabilities_score import task_scores
+from vidsim.eval.suites.capabilities_score import ClipsSuite, Rows, task_scores
 from vidsim.eval.suites.vae import reconstruct
 from vidsim.generate.bench_prototype import measure
 from vidsim.generate.bench_sample import run as bench
 from vidsim.generate.model import Model
 from vidsim.generate.pack import Request
-from vidsim.generate.sample import SamplerConfig, sample
+from vidsim.generate.sample import sample
 from vidsim.worlds.base import ClipInfo, World, from_spec
 
 Progress = Callable[[str, int, int], None]
 IMAGE_CHECKS = ("colour", "shape", "count", "background", "background_colour")
 PINS = ("colour", "shape", "size", "direction", "speed")  # of an object; with those of its scene
 APART = 0.1  # short sides between the places of two variations that differ
-SMALL, FACTOR = (
-    (48, 48),
-    2,
-)  # a prototype's size, and how many times longer the full one's sides are
+SMALL = (48, 48)  # a prototype
+FACTOR = 2  # by which the sides of its full size are longer
 BATCH, BATCH_RUNS = 12, 3  # clips of a pack, and how often each way is timed
 
 
-class PromptedSuite(Protocol):
+class PromptedSuite(ClipsSuite, Protocol):
     """What of the suite's configuration these tasks read."""
 
-    clips: int
     beginnings: int
     training: str
     library: int
-    size: tuple[int, int]
     sizes: tuple[tuple[int, int], ...]
-    frames: int
-    seed: int
-    shown: int
-    sampler: SamplerConfig
-
-
-@dataclasses.dataclass
-class PromptedRows:
-    """Rows, clips to look at, every clip's own numbers."""
-
-    scores: list[Score]
-    samples: list[Sample]
-    clips: list[dict[str, Any]]
 
 
 def image_rows(
     model: Model, world: World, suite: PromptedSuite, progress: Progress | None = None
-) -> PromptedRows:
+) -> Rows:
     """Pictures of held-out prompts: right where all that the prompt says is, in one object."""
     infos = [_scene(world, suite, i, 1) for i in range(suite.clips)]
     training = from_spec(suite.training)
@@ -84,7 +67,7 @@ def image_rows(
     ]  # fmt: skip
     clips = [{"task": "image", "prompt": request.prompt, **{n: marks[n][k]["joint"] for n in marks}}
              for k, request in enumerate(requests)]  # fmt: skip
-    return PromptedRows(task_scores("image", marks, checks=IMAGE_CHECKS), samples, clips)
+    return Rows(task_scores("image", marks, checks=IMAGE_CHECKS), samples, clips)
 
 
 def judge_image(world: World, video_THWC: np.ndarray, info: ClipInfo) -> dict[str, float]:
@@ -96,7 +79,7 @@ def judge_image(world: World, video_THWC: np.ndarray, info: ClipInfo) -> dict[st
 
 def prototype_rows(
     model: Model, world: World, suite: PromptedSuite, progress: Progress | None = None
-) -> PromptedRows:
+) -> Rows:
     """How much nearer a small picture is to the full size of its own seed than of another one."""
     infos = [
         world.scene_for(i, height=SMALL[0], width=SMALL[1], num_frames=1)
@@ -114,12 +97,12 @@ def prototype_rows(
         {"task": "prototype", "prompt": prompt, "same": float(same), "other": float(other)}
         for prompt, same, other in zip(prompts, found.same, found.other, strict=True)
     ]
-    return PromptedRows(scores, [], clips)
+    return Rows(scores, [], clips)
 
 
 def variation_rows(
     model: Model, world: World, suite: PromptedSuite, progress: Progress | None = None
-) -> PromptedRows:
+) -> Rows:
     """Several seeds of each prompt: pairs that both obey it and do not begin in one place.
 
     The floor is as many scenes of the same words, drawn.
@@ -149,7 +132,7 @@ def variation_rows(
         "higher", floor=float(np.mean([row["truth"] for row in rows])),
         baselines={f"one clip {count} times": 0.0}, unit="share",
     )  # fmt: skip
-    return PromptedRows([score], samples, rows)
+    return Rows([score], samples, rows)
 
 
 def pairs_right(world: World, videos: Sequence[np.ndarray], info: ClipInfo) -> float:
@@ -169,7 +152,7 @@ def pairs_right(world: World, videos: Sequence[np.ndarray], info: ClipInfo) -> f
 
 def batch_rows(
     model: Model, world: World, suite: PromptedSuite, progress: Progress | None = None
-) -> PromptedRows:
+) -> Rows:
     """Clips of several sizes and durations in packed rows, against the same one at a time."""
     lasting = sorted({1, (suite.frames - 1) // 2 // model.grid.time_stride
                       * model.grid.time_stride + 1, suite.frames})  # fmt: skip
@@ -191,7 +174,7 @@ def batch_rows(
         score_of("capabilities/batch_speed/largest_difference", alone(found.gap, found.clips),
                  "lower"),
     ]  # fmt: skip
-    return PromptedRows(scores, [], [{"task": "batch", **dataclasses.asdict(found)}])
+    return Rows(scores, [], [{"task": "batch", **dataclasses.asdict(found)}])
 
 
 def _scene(world: World, suite: PromptedSuite, i: int, frames: int) -> ClipInfo:

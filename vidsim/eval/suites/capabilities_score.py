@@ -7,12 +7,14 @@ condition below has to hold at once, on the frames that were made.
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from vidsim.eval.result import Sample
 from vidsim.eval.score import Score, score_of
 from vidsim.eval.stats import clip_bootstrap, paired_bootstrap, wilson
+from vidsim.generate.sample import SamplerConfig
 from vidsim.worlds.base import World
 from vidsim.worlds.shapes.motion import positions
 from vidsim.worlds.shapes.vocabulary import AREA
@@ -44,6 +46,26 @@ class Bars:
     step: float = 3.0
     slack: float = 0.12
     jump: float = 0.45
+
+
+@dataclasses.dataclass
+class Rows:
+    """What a task that judges itself brings: rows, clips to look at, every clip's own numbers."""
+
+    scores: list[Score]
+    samples: list[Sample]
+    clips: list[dict[str, Any]]
+
+
+class ClipsSuite(Protocol):
+    """What of the suite's configuration most tasks read."""
+
+    clips: int
+    size: tuple[int, int]
+    frames: int
+    seed: int
+    shown: int
+    sampler: SamplerConfig
 
 
 def judge(

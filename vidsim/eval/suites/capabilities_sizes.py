@@ -1,9 +1,8 @@
 """Any size from one model: prompts read back at each, some of aspect ratios never trained."""
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from vidsim.eval.clips import Alignment, variety
 from vidsim.eval.result import Sample, View
 from vidsim.eval.score import Score, score_of
 from vidsim.eval.stats import clip_bootstrap
+from vidsim.eval.suites.capabilities_score import Rows
 from vidsim.generate.model import Model
 from vidsim.generate.pack import Request
 from vidsim.generate.sample import SamplerConfig, sample
@@ -40,18 +40,9 @@ class SizesSuite(Protocol):
     sampler: SamplerConfig
 
 
-@dataclasses.dataclass
-class SizeRows:
-    """Rows, clips to look at, every clip's own numbers."""
-
-    scores: list[Score]
-    samples: list[Sample]
-    clips: list[dict[str, Any]]
-
-
 def size_rows(
     model: Model, world: World, suite: SizesSuite, progress: Progress | None = None
-) -> SizeRows:
+) -> Rows:
     """Samples `size_clips` prompts at every size in one pack and reads them.
 
     The same prompts and seeds at every size, so that sizes differ in nothing else.
@@ -85,7 +76,7 @@ def size_rows(
                infos[k].fps, "Any size: the first prompt at each", {"seed": requests[k].seed})
         for k in range(0, len(infos) if suite.shown else 0, suite.size_clips)
     ]  # fmt: skip
-    return SizeRows(scores, samples, clips)
+    return Rows(scores, samples, clips)
 
 
 def share_right(row: dict[str, float]) -> float:
