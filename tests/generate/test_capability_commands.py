@@ -157,6 +157,18 @@ def test_every_command_takes_the_samplers_options_and_makes_a_file_again(place, 
     assert (decode(one) != decode(three)).any()
 
 
+def test_loops_are_guided_less_than_the_others_unless_it_is_said(place):
+    """The guidance written into the file is that of the options, or the command's own default."""
+    words = ["--prompt", "a", "--size", "24x16", "--frames", "8"]
+    for options, guidance in ((["--steps", "1"], 1.5), (["--steps", "1", "--guidance", "1"], 1.0)):
+        assert vidsim(place, "loop", *words, options=options) == 0
+        facts = read_settings(place / "o.mkv")
+        assert facts["guidance"] == guidance and "guidance" not in facts["options"]
+    still = ["--image", place / "a.mkv", "--frames", "5", "--prompt", "a"]
+    assert vidsim(place, "animate", *still, options=["--steps", "1"]) == 0
+    assert read_settings(place / "o.mkv")["guidance"] == 3.0
+
+
 def test_settings_of_other_commands_and_kinds_are_refused(place, tmp_path, capsys):
     frame = np.zeros((1, 8, 8, 3), np.uint8)
     facts = {"vidsim": "0", "checkpoint": str(place / "model"), "command": "extend"}

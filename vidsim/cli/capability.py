@@ -45,17 +45,19 @@ def settle(args: argparse.Namespace, needed: Sequence[str] = (), **own: Any) -> 
     """Fills what the command line leaves open, from the --like file or with defaults.
 
     needed   options without a default
-    own      options of the command itself with their defaults; None where there is none
+    own      options of the command itself with their defaults; None where there is none. Of those
+             that all share, the defaults that differ here
     Raises   BadInput for a file from elsewhere, settings of other kinds, a needed option missing
     """
     facts = settings.read_like(args.like, (args.command, "sample")) if args.like else {}
     mine = facts.get("options", {}) if facts.get("command") == args.command else {}
+    shared = {name: own.pop(name, default) for name, default in SHARED.items()}
     options = {k: v for k, v in MEDIA.items() if hasattr(args, k)} | own | dict.fromkeys(needed)
     if not isinstance(mine, Mapping):
         raise bad("--like", f"{args.like}: options are {mine!r}", "a file that vidsim wrote")
     kinds = {name: "" if value is None else value for name, value in options.items()}
     settings.check_kinds(args.like, mine, kinds | ({"fps": 8.0} if "fps" in kinds else {}))
-    settings.fill(args, facts, SHARED)
+    settings.fill(args, facts, shared)
     settings.fill(args, mine, options)
     for name in needed:
         if getattr(args, name) is None:
