@@ -115,8 +115,8 @@ def _sizes(scene: Scene) -> Example:
     asked = [dataclasses.replace(request, height=height * a, width=width * b)
              for a, b in names.values()]  # fmt: skip
     made = sample(scene.model, asked, scene.config.sampler)
-    views = [View(one.video_THWC, name) for name, one in zip(names, made, strict=True)]
-    yield "any size", request.prompt, 1.0, views
+    for name, one in zip(names, made, strict=True):  # a page draws all views of one alike
+        yield name, request.prompt, one.fps, [View(one.video_THWC, name)]
 
 
 def _variations(scene: Scene) -> Example:
