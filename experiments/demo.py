@@ -36,12 +36,13 @@ from vidsim.config import override, to_dict
 from vidsim.quickstart import denoiser_run, vae_run
 
 ROOT = Path(__file__).resolve().parents[1]
-VERSION = 12
+VERSION = 13
 STEPS = {"vae": 150, "wide": 300, "images": 3500, "small": 1500, "ways": 7500, "motion": 500,
          "mixed": 750, "prompted": 1550, "all": 4800, "given": 900, "sizes": 480,
          "finer": 6400, "turns": 9000, "looks": 4000, "joins": 4600,
          "loops": 900, "wider": 5200, "diagonals": 600, "words": 2200, "calm": 6400,
-         "said": 3000, "shown": 11500, "dit": 7500}  # fmt: skip
+         "said": 3000, "shown": 11500, "closed": 7500, "seasons": 2500,
+         "dit": 6500}  # fmt: skip
 STEPS |= {f"debug-{stage}": 2 for stage in STEPS if stage not in ("vae", "wide", "dit")}
 STEPS |= {"debug-vae": 3, "debug-wide": 3, "debug": 3}
 CLIPS = "world:shapes?split=train&objects=1&anchored=true&size={clips}&seed={seed}&close={close}"
@@ -84,6 +85,14 @@ LEANING = CLIPS + (  # of the diagonals, the two that are still taken for others
 )
 LASTING = CLIPS + (  # as long as a window of a long video: what bounces, and bounces again
     "&frames=33,65,129&frame_weights=1,4,1&sizes=48x48,64x64&size_weights=1,2&speed={speed}"
+)
+SEASONS = CLIPS + (  # what edits change, and how they ask for it
+    "&frames=1,5,9,17&frame_weights=3,2,4,2"
+    "&sizes=48x48,48x80,80x48,48x96,64x64,64x96,96x64,96x96&size_weights=5,2,2,1,5,1,1,0.5"
+    "&winter=0.5&requests=1"
+)
+PICTURES = CLIPS + (  # larger than anything that moves
+    "&frames=1&sizes=160x160,144x256,256x144,192x192,256x256&size_weights=3,2,2,2,2"
 )
 STILLS = CLIPS + (
     "&frames=1&sizes=48x48,48x80,80x48,48x96,96x48,64x64,64x96,96x64,64x112,112x64,96x96,96x144,"
@@ -184,6 +193,11 @@ STAGES = {
     "shown": (*masks(0.5, 0.12, 0.12, 0.07, 0, 0, 0.19, 0.2), SOON, *EVERYTHING, LEARN_NEW, *SAID,
               BOTH_ENDS, "denoising.masks.noise=0.1", "denoising.masks.reference=0.5"),
     # loops, from both their ends and from prompts alone
+    "closed": (*masks(0.4, 0.12, 0.11, 0.08, 0, 0, 0.29, 0.3), SOON, *EVERYTHING, LEARN_NEW, *SAID,
+               BOTH_ENDS, *GENTLE, "denoising.masks.noise=0.1", "denoising.masks.reference=0.5"),
+    # winter, and requests: new words, in clips of few tokens
+    "seasons": (*masks(0.86, 0.06, 0.02, 0.02, 0, 0, 0.04, 0), *few_tokens(3.5, SOON), LEARN_NEW,
+                *SAID, *GENTLE, "plan.row_text=768"),
     "dit": (*masks(0.4, 0.12, 0.11, 0.08, 0, 0, 0.29, 0.3), SOON, *EVERYTHING, LEARN_NEW, *SAID,
             BOTH_ENDS, *GENTLE, "denoising.masks.noise=0.1", "denoising.masks.reference=0.5"),
 }  # fmt: skip
@@ -211,7 +225,9 @@ CLIPS_OF = {
     "calm": (*OF_ALL, "diagonal", "hollow"),
     "said": WORDS,
     "shown": LAST,
-    "dit": (*LAST, "closed"),
+    "closed": (*LAST, "closed"),
+    "seasons": ("seasons", "stills", "hollow", "outlines", "motion"),
+    "dit": (*LAST, "closed", "seasons", "pictures"),
 }  # what each stage trains on; it starts from the weights of the one before
 # Stages on the latents of the wide autoencoder.
 ON_WIDE = tuple(STAGES)[list(STAGES).index("finer") :]
@@ -278,6 +294,8 @@ def worlds(debug: bool) -> dict[str, str]:
         "returns": of(RETURNS, 8_000, 9, 0.0),
         "loops": of(LOOPS, 12_000, 12, 0.0),
         "closed": of(CLOSED, 12_000, 19, 0.0),
+        "seasons": of(SEASONS, 24_000, 20, 0.2),
+        "pictures": of(PICTURES, 4_000, 21, 0.3),
         "large": of(LARGE, 16_000, 11, 0.1),
         "diagonal": of(DIAGONAL, 12_000, 13, 0.3),
         "hollow": of(HOLLOW, 16_000, 14, 0.3),

@@ -7,8 +7,6 @@ import pytest
 
 from tests.generate.tiny_generator import make_model
 from vidsim.core.errors import BadInput
-from vidsim.eval.score import score_of
-from vidsim.eval.stats import wilson
 from vidsim.eval.suites import capabilities
 from vidsim.eval.suites.capabilities import CapabilitiesSuite, judge_all
 from vidsim.eval.suites.capabilities_beginnings import (
@@ -17,7 +15,13 @@ from vidsim.eval.suites.capabilities_beginnings import (
     pairwise_distance,
 )
 from vidsim.eval.suites.capabilities_cases import TASKS, draw_cases, make_library, spans
-from vidsim.eval.suites.capabilities_edit import best_strength, judge_edit, other_background
+from vidsim.eval.suites.capabilities_edit import (
+    WORDINGS,
+    best_of_others,
+    change,
+    edit_cases,
+    judge_edit,
+)
 from vidsim.eval.suites.capabilities_long import (
     judge_window,
     long_scores,
@@ -37,6 +41,8 @@ from vidsim.eval.suites.capabilities_sizes import SIZES, new_aspects, share_righ
 from vidsim.generate.loop import seam
 from vidsim.worlds.base import from_spec
 from vidsim.worlds.reader import read_clips
+from vidsim.worlds.shapes import vocabulary as v
+from vidsim.worlds.shapes.caption import CHANGES
 
 WORLD = from_spec("shapes?split=heldout&seed=3&objects=1")
 TRAINING = from_spec("shapes?split=train&seed=0&objects=1")
@@ -173,28 +179,52 @@ def test_cross_fade_is_between_its_ends():
     assert made[:, 0, 0, 0].tolist() == [50, 100, 150]
 
 
-def test_edits_count_only_when_the_target_is_there_and_the_rest_stays():
-    case = draw_cases("animate", WORLD, 1, SIZE, FRAMES, STRIDE)[0]
-    prompt, tint = other_background(case, 0)
-    old = case.info.truth["background"]["tint"]
-    assert tint in prompt and tint != old and old not in prompt
-    assert judge_edit(WORLD, case.truth_THWC, case, tint)["joint"] == 0.0
-    truth = case.info.truth
-    new = WORLD.render({**truth, "background": {**truth["background"], "tint": tint}})
-    assert judge_edit(WORLD, new, case, tint)["joint"] == 1.0
-    frozen = np.repeat(new[:1], FRAMES, 0)
-    assert judge_edit(WORLD, frozen, case, tint)["kept"] == 0.0 or path(case.track_T2) < 20
+@pytest.mark.parametrize("kind", CHANGES)
+def test_edits_count_only_when_the_target_is_there_and_the_rest_stays(kind):
+    suite = CapabilitiesSuite(clips=4, size=SIZE, frames=FRAMES)
+    cases = edit_cases(WORLD, suite, STRIDE)
+    assert len(cases) == 4
+    for number, case in enumerate(cases):
+        asked = change(case, kind, number)
+        assert asked == change(case, kind, number) and asked.wording == WORDINGS[number % 2]
+        assert asked.prompt.startswith("keep the ") == (asked.wording == "requested")
+        new = WORLD.render(asked.truth)
+        assert judge_edit(WORLD, case.truth_THWC, case, asked)["joint"] == 0.0
+        assert judge_edit(WORLD, new, case, asked)["joint"] == 1.0
+        other = asked.truth | {"objects": [asked.truth["objects"][0] | {"colour": "black"}]}
+        if case.info.truth["objects"][0]["colour"] != "black":
+            painted = judge_edit(WORLD, WORLD.render(other), case, asked)
+            assert painted["target"] == 1.0 and painted["kept"] == 0.0
+        still = judge_edit(WORLD, np.repeat(new[:1], FRAMES, 0), case, asked)
+        assert still["kept"] == 0.0 or path(case.track_T2) < 20
 
 
-def test_the_headline_of_edits_is_the_best_strength_and_says_of_how_many():
-    rows = [
-        score_of(f"capabilities/edit/{name}/{strength}", wilson(right, 8), "higher")
-        for strength, joint in ((0.3, 2), (0.5, 6), (0.7, 6))
-        for name, right in (("joint", joint), ("target", 8))
-    ]
-    best = best_strength(rows)
-    assert best.metric == "capabilities/edit_best_of_3"
-    assert (best.value, best.low, best.n) == (0.75, rows[2].low, 8)
+def test_the_words_of_an_edit_name_what_is_new_and_not_what_was():
+    suite = CapabilitiesSuite(clips=8, size=SIZE, frames=FRAMES)
+    for number, case in enumerate(edit_cases(WORLD, suite, STRIDE)):
+        truth = case.info.truth
+        old = {
+            "background": truth["background"]["tint"],
+            "style": truth["style"],
+            "season": "summer",
+        }
+        for kind in CHANGES:
+            asked = change(case, kind, number)
+            new = {"background": asked.truth["background"]["tint"], "style": asked.truth["style"],
+                   "season": v.WINTER}  # fmt: skip
+            assert new[kind] in asked.prompt and old[kind] not in asked.prompt
+
+
+def test_no_edit_is_scored_at_a_strength_chosen_on_it():
+    def marks(*values):
+        return [{"joint": float(value)} for value in values]
+
+    # pairs 0, 2 are one half, pairs 1, 3 the other
+    curve = {0.3: marks(1, 1, 0, 0, 1, 1, 0, 0), 0.7: marks(0, 0, 1, 1, 0, 0, 1, 1)}
+    assert best_of_others(curve) == [0.7, 0.7, 0.3, 0.3] * 2
+    even = {0.7: marks(1, 0, 1, 0), 0.3: marks(0, 1, 0, 1)}
+    assert best_of_others(even) == [0.3] * 4  # as good: the lower
+    assert best_of_others({0.3: marks(0), 0.7: marks(1)}) == [0.7]
 
 
 def test_a_long_window_counts_only_with_its_object_alive_and_moving():

@@ -13,6 +13,7 @@ from vidsim.eval.result import save_result
 from vidsim.eval.runner import write_report
 from vidsim.eval.suites import capabilities
 from vidsim.generate.sample import SamplerConfig
+from vidsim.worlds.shapes.caption import CHANGES
 
 QUICK = SamplerConfig("euler", 1, GuidanceConfig(1.0), max_rows=1)
 
@@ -55,7 +56,10 @@ def test_the_whole_suite_runs_on_a_random_model(model):
     for task in capabilities.TASKS:
         assert rows[f"capabilities/{task}"].n == 2
         assert rows[f"capabilities/{task}_skill"].value <= 0.0, "noise has no skill"
-    assert "capabilities/edit/joint/0.5" in rows and "capabilities/one_clip" in rows
+    for kind in CHANGES:
+        assert rows[f"capabilities/edit_{kind}"].n == 2
+        assert f"capabilities/edit_{kind}/at 0.5/kept" in rows
+    assert "capabilities/one_clip" in rows
     assert rows["capabilities/beginnings/same_end"].value == 1.0, "given frames bit for bit"
     assert rows["capabilities/beginnings"].value > 0.5, "noise begins differently each time"
     assert rows["capabilities/sizes"].n == 4 and "capabilities/sizes/new_aspect/48x64" in rows

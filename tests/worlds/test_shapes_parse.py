@@ -173,7 +173,7 @@ def perfect(truth):
     )  # fmt: skip
     return parse.Reading(
         truth["num_frames"], truth["height"], truth["width"], truth["background"]["pattern"],
-        truth["background"]["tint"], truth["style"], len(objects), objects,
+        truth["background"]["tint"], v.SUMMER, truth["style"], len(objects), objects,
     )  # fmt: skip
 
 

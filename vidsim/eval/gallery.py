@@ -9,7 +9,7 @@ import numpy as np
 from vidsim.core.errors import bad
 from vidsim.eval.result import Sample, SuiteResult, View
 from vidsim.eval.suites.capabilities_cases import Case, draw_cases
-from vidsim.eval.suites.capabilities_edit import other_background
+from vidsim.eval.suites.capabilities_edit import change
 from vidsim.generate.edit import edit
 from vidsim.generate.extend import animate, extend
 from vidsim.generate.join import blend_clips, blend_prompts, join
@@ -20,6 +20,7 @@ from vidsim.generate.pack import Request
 from vidsim.generate.roll import WindowConfig, plan_window
 from vidsim.generate.sample import SamplerConfig, lay_out, sample
 from vidsim.worlds.base import World, from_spec
+from vidsim.worlds.shapes.caption import CHANGES
 
 Progress = Callable[[str, int, int], None]
 
@@ -200,17 +201,19 @@ def _blend(scene: Scene) -> Example:
 
 def _edit(scene: Scene) -> Example:
     video = scene.clip(1)
-    prompt, _ = other_background(scene.cases[1], 1)
-    request = scene.request(1, prompt=prompt)
-    views = [View(video, "input")]
-    for strength in (0.5, 0.7, 0.85):
-        (made,) = edit(scene.model, video, [request], strength, None, scene.config.sampler)
-        views.append(_view(made, f"strength {strength}"))
-    yield "edit", prompt, request.fps, views
+    for number, kind in enumerate(CHANGES):  # in turn described and requested
+        prompt = change(scene.cases[1], kind, number).prompt
+        request = scene.request(1, prompt=prompt)
+        views = [View(video, "input")]
+        for strength in (0.5, 0.7, 0.85):
+            (made,) = edit(scene.model, video, [request], strength, None, scene.config.sampler)
+            views.append(_view(made, f"strength {strength}"))
+        yield f"edit the {kind}", prompt, request.fps, views
+    request = scene.request(1, prompt=change(scene.cases[1], "background", 0).prompt)
     keep = np.zeros((1, *scene.config.size), bool)
     keep[:, :, : scene.config.size[1] // 2] = True
     (made,) = edit(scene.model, video, [request], 0.85, keep, scene.config.sampler)
-    yield "edit a part", f"left half kept: {prompt}", request.fps, [
+    yield "edit a part", f"left half kept: {request.prompt}", request.fps, [
         View(video, "input"), _view(made, "strength 0.85")
     ]  # fmt: skip
 

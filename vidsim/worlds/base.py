@@ -21,7 +21,7 @@ SPLITS = ("train", "heldout", "all")
 
 @dataclasses.dataclass(frozen=True)
 class Caption:
-    """One description of a clip. kind: "short" or "descriptive"."""
+    """One description of a clip. kind: "short", "descriptive" or "request"."""
 
     text: str
     kind: str

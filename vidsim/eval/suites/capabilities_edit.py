@@ -1,25 +1,36 @@
-"""Edits of world clips: the background changes, the object and its way stay; a row a strength."""
+"""Edits of world clips: background, season or style changes, the rest stays; a row a strength.
 
-import dataclasses
-from collections.abc import Callable, Sequence
+Half of the prompts describe the edited clip, half ask for the change ("keep the ring red, make it
+winter").
+"""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from vidsim.core.host_random import generator
+from vidsim.core.host_random import stable_hash
 from vidsim.eval.result import Sample, View
 from vidsim.eval.score import Score, score_of
 from vidsim.eval.stats import wilson
 from vidsim.eval.suites.capabilities_cases import Case, draw_cases
-from vidsim.eval.suites.capabilities_score import ClipsSuite, Rows, longest_step
+from vidsim.eval.suites.capabilities_score import ClipsSuite, Rows, longest_step, task_scores
+from vidsim.eval.suites.vae import reconstruct
 from vidsim.generate.edit import edit
 from vidsim.generate.model import Model
 from vidsim.generate.pack import Request
 from vidsim.worlds.base import World
 from vidsim.worlds.shapes import vocabulary as v
+from vidsim.worlds.shapes.caption import CHANGES, captions, request
 
 Progress = Callable[[str, int, int], None]
+Mark = dict[str, float]
 NEAR = 0.15  # short sides: mean distance of the object from its old way that still is that way
+SPARE = 8  # further cases drawn, for those whose object would be lost in winter
+DESCRIBED, REQUESTED = WORDINGS = ("described", "requested")
+ALONE = "prompt alone"  # strength 1
 
 
 class EditSuite(ClipsSuite, Protocol):
@@ -28,83 +39,172 @@ class EditSuite(ClipsSuite, Protocol):
     strengths: tuple[float, ...]
 
 
-def other_background(case: Case, number: int) -> tuple[str, str]:
-    """The prompt that asks for another tint, and the tint."""
-    old = case.info.truth["background"]["tint"]
-    others = [tint for tint in v.TINTS if tint != old]
-    tint = others[int(generator(0, "edit", number).integers(len(others)))]
-    return case.prompt.replace(old, tint), tint
+@dataclass(frozen=True)
+class Change:
+    """One edit of a case.
+
+    kind     of CHANGES: what changes
+    wording  of WORDINGS
+    prompt   of the edit
+    truth    of the clip once it is done
+    """
+
+    kind: str
+    wording: str
+    prompt: str
+    truth: dict[str, Any]
 
 
-def judge_edit(world: World, video_THWC: np.ndarray, case: Case, tint: str) -> dict[str, float]:
-    """target: the new tint is there. kept: the object's colour and way are the old ones."""
+def change(case: Case, kind: str, number: int) -> Change:
+    """What is asked of case `number`: another tint or style, or winter."""
+    truth, rng = case.info.truth, random.Random(stable_hash("edit", kind, number))
+    ground = truth["background"]
+    if kind == "style":
+        styles = tuple(style for style in v.STYLES if style != truth["style"])
+        new = {**truth, "style": v.pick(rng, styles)}
+    elif kind == "background":
+        tints = tuple(tint for tint in v.TINTS if tint != ground["tint"])
+        new = {**truth, "background": {**ground, "tint": v.pick(rng, tints)}}
+    else:
+        new = {**truth, "background": {**ground, "season": v.WINTER}}
+    wording = WORDINGS[number % len(WORDINGS)]
+    if wording == REQUESTED:
+        return Change(kind, wording, request(new, kind, rng).text, new)
+    short, descriptive = captions(new, rng)  # only the latter names the style
+    return Change(kind, wording, (descriptive if kind == "style" else short).text, new)
+
+
+def judge_edit(world: World, video_THWC: np.ndarray, case: Case, asked: Change) -> Mark:
+    """target: what was asked for is there. kept: the object's colour, shape and way, and what of
+    pattern, tint and season was not to change, are the old ones. joint: both."""
     reading = world.parse(video_THWC)
-    thing = case.info.truth["objects"][0]
+    thing, ground = asked.truth["objects"][0], asked.truth["background"]
+    tint, season = reading.tint == ground["tint"], reading.season == ground.get("season", v.SUMMER)
+    style = reading.style == asked.truth["style"]
     mine = [one for one in reading.objects if one.colour == thing["colour"]]
-    kept = 0.0
+    marks = {"shape": bool(mine) and mine[0].shape == thing["shape"], "way": False}
     if mine and np.isfinite(longest_step(mine[0].track_T2)):
         away = np.hypot(*(mine[0].track_T2 - case.track_T2).T)
-        kept = float(np.nanmean(away) <= NEAR * min(video_THWC.shape[1:3]))
-    target = float(reading.tint == tint)
-    return {"target": target, "kept": kept, "joint": target * kept}
+        marks["way"] = bool(np.nanmean(away) <= NEAR * min(video_THWC.shape[1:3]))
+    marks["pattern"] = reading.pattern == ground["pattern"]
+    marks["tint and season"] = {"background": season, "season": tint}.get(
+        asked.kind, season and tint
+    )
+    found = {name: float(mark) for name, mark in marks.items()}
+    target = float({"background": tint, "season": season, "style": style}[asked.kind])
+    kept = float(all(found.values()))
+    return {"target": target, "kept": kept, **found, "joint": target * kept}
 
 
 def edit_rows(
     model: Model, world: World, suite: EditSuite, progress: Progress | None = None
 ) -> Rows:
-    """Edits every case at every strength."""
-    cases = draw_cases(
-        "animate", world, suite.clips, suite.size, suite.frames, model.grid.time_stride
-    )
-    asked = [other_background(case, i) for i, case in enumerate(cases)]
+    """Every change of every case, at every strength and from its prompt alone."""
+    cases = edit_cases(world, suite, model.grid.time_stride)
     found = Rows([], [], [])
-    idle = [judge_edit(world, c.truth_THWC, c, t) for c, (_, t) in zip(cases, asked, strict=True)]
-    true = [
-        judge_edit(world, world.render(_retinted(case, tint)), case, tint)
-        for case, (_, tint) in zip(cases, asked, strict=True)
-    ]
-    shown: dict[int, list[View]] = {}
-    done, of = 0, len(cases) * len(suite.strengths)
-    for strength in suite.strengths:
-        rows = []
-        for i, (case, (prompt, tint)) in enumerate(zip(cases, asked, strict=True)):
-            info = case.info
-            request = Request(prompt, info.height, info.width, 1, info.fps, suite.seed + i)
-            (made,) = edit(model, case.truth_THWC, [request], strength, None, suite.sampler)
-            rows.append(judge_edit(world, made.video_THWC, case, tint))
-            shown.setdefault(i, []).append(View(made.video_THWC, f"{strength:g}"))
-            done += 1
-            if progress:
-                progress("edit", done, of)
-        for name in ("joint", "target", "kept"):
-            values = [row[name] for row in rows]
-            found.scores.append(score_of(
-                f"capabilities/edit/{name}/{strength:g}", wilson(sum(values), len(values)),
-                "higher", floor=float(np.mean([row[name] for row in true])),
-                baselines={"input itself": float(np.mean([row[name] for row in idle]))},
-                unit="share",
-            ))  # fmt: skip
-        found.clips += [{"task": "edit", "strength": strength, **row} for row in rows]
-    found.scores.insert(0, best_strength(found.scores))
-    for i, case in enumerate(cases[: suite.shown]):
-        views = (View(case.truth_THWC, "input"), *shown[i])
-        found.samples.append(
-            Sample(f"edit {i}", asked[i][0], views, case.info.fps, "Edit, by strength",
-                   {"seed": suite.seed + i})
-        )  # fmt: skip
+    for kind in CHANGES:
+        asked = [change(case, kind, i) for i, case in enumerate(cases)]
+        rows = _kind_rows(model, world, suite, cases, asked, progress)
+        found.scores += rows.scores
+        found.samples += rows.samples
+        found.clips += rows.clips
     return found
 
 
-def best_strength(scores: Sequence[Score]) -> Score:
-    """The joint row of the strength at which most edits hold; named by how many it is the best of.
-
-    The strength is chosen on the clips it is scored on, so its interval is that of a chosen row.
-    """
-    joint = [score for score in scores if "/joint/" in score.metric]
-    best = max(joint, key=lambda score: score.value)
-    return dataclasses.replace(best, metric=f"capabilities/edit_best_of_{len(joint)}")
+def edit_cases(world: World, suite: ClipsSuite, stride: int) -> list[Case]:
+    """Cases whose object shows in winter too."""
+    drawn = draw_cases("animate", world, suite.clips + SPARE, suite.size, suite.frames, stride)
+    seen = [c for c in drawn if c.info.truth["objects"][0]["colour"] not in v.LOST_IN_FROST]
+    return seen[: suite.clips]
 
 
-def _retinted(case: Case, tint: str) -> dict[str, Any]:
-    truth = case.info.truth
-    return {**truth, "background": {**truth["background"], "tint": tint}}
+def _kind_rows(
+    model: Model,
+    world: World,
+    suite: EditSuite,
+    cases: Sequence[Case],
+    asked: Sequence[Change],
+    progress: Progress | None,
+) -> Rows:
+    kind, task = asked[0].kind, f"edit_{asked[0].kind}"
+    made = _make(model, suite, cases, asked, progress)
+    true = [world.render(one.truth) for one in asked]
+
+    def judge(videos: Sequence[np.ndarray]) -> list[Mark]:
+        zipped = zip(videos, cases, asked, strict=True)
+        return [judge_edit(world, video, case, one) for video, case, one in zipped]
+
+    curve = {strength: judge(videos) for strength, videos in made.items()}
+    best = best_of_others({strength: curve[strength] for strength in suite.strengths})
+    marks = {
+        "model": [curve[strength][i] for i, strength in enumerate(best)],
+        "truth": judge(true),
+        "VAE": judge(reconstruct(model.vae, true)),
+        "input itself": judge([case.truth_THWC for case in cases]),
+        ALONE: curve[1.0],
+    }
+    checks = [name for name in marks["model"][0] if name != "joint"]
+    scores = task_scores(task, marks, checks=checks)
+    for wording in WORDINGS:
+        mine = [i for i, one in enumerate(asked) if one.wording == wording]
+        scores += _shares(f"{task}/{wording}", [marks["model"][i] for i in mine])
+    for strength, rows in curve.items():
+        scores += _shares(f"{task}/at {strength:g}", rows, ("joint", "target", "kept"))
+    clips = [
+        {"task": task, "prompt": one.prompt, "strength": strength, **rows[i]}
+        for strength, rows in curve.items()
+        for i, one in enumerate(asked)
+    ]
+    samples = []
+    for i, case in enumerate(cases[: suite.shown]):
+        views = [View(videos[i], f"{strength:g}") for strength, videos in made.items()]
+        views.insert(0, View(case.truth_THWC, "input"))
+        samples.append(
+            Sample(f"{task} {i}", asked[i].prompt, tuple(views), case.info.fps,
+                   f"Edit the {kind}, by strength", {"seed": suite.seed + i})
+        )  # fmt: skip
+    return Rows(scores, samples, clips)
+
+
+def _make(
+    model: Model,
+    suite: EditSuite,
+    cases: Sequence[Case],
+    asked: Sequence[Change],
+    progress: Progress | None,
+) -> dict[float, list[np.ndarray]]:
+    """Every case edited at every strength, and at strength 1."""
+    made: dict[float, list[np.ndarray]] = {s: [] for s in (*suite.strengths, 1.0)}
+    done, of = 0, len(made) * len(cases)
+    for strength, videos in made.items():
+        for i, (case, one) in enumerate(zip(cases, asked, strict=True)):
+            info = case.info
+            ask = Request(one.prompt, info.height, info.width, 1, info.fps, suite.seed + i)
+            (video,) = edit(model, case.truth_THWC, [ask], strength, None, suite.sampler)
+            videos.append(video.video_THWC)
+            done += 1
+            if progress:
+                progress(f"edit the {one.kind}", done, of)
+    return made
+
+
+def _shares(name: str, rows: Sequence[Mark], of: Sequence[str] = ("joint",)) -> list[Score]:
+    if not rows:
+        return []
+    return [
+        score_of(f"capabilities/{name}/{mark}", wilson(sum(row[mark] for row in rows), len(rows)),
+                 "higher", unit="share")
+        for mark in of
+    ]  # fmt: skip
+
+
+def best_of_others(curve: Mapping[float, Sequence[Mark]]) -> list[float]:
+    """For each clip the strength that is best on the other half of the clips (pairs in turn), so
+    that no clip is scored at a strength chosen on it; the lower one where two are as good."""
+    count = len(next(iter(curve.values())))
+    half = np.arange(count) // len(WORDINGS) % 2  # each half has all wordings
+    best = []
+    for mine in (0, 1):
+        others = [i for i in range(count) if half[i] != mine] or list(range(count))
+        best.append(max(sorted(curve), key=lambda s: sum(curve[s][i]["joint"] for i in others)))
+    return [best[k] for k in half]

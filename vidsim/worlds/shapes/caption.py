@@ -1,6 +1,7 @@
 """Puts a ground truth into words: one short and one descriptive caption, wording varied.
 
-Short names colour, shape, motion and background. Descriptive names every attribute.
+Short names colour, shape, motion, background and winter. Descriptive names every attribute. A
+request says what an edit would ask for to get there: what stays, and one thing to change.
 """
 
 import random
@@ -17,6 +18,7 @@ BACKGROUND = {
     "stripes": "{} stripes", "columns": "{} columns", "diagonals": "{} diagonals",
     "checker": "{} checker", "dots": "{} dots", "grid": "{} grid",
 }  # fmt: skip
+CHANGES = ("background", "season", "style")  # what a request may ask for
 _PLACES = ("{}, {} background", "{} on a {} background", "{} over {}", "{} in front of {}")
 SPEED_WORD = {"slow": "slowly", "fast": "quickly"}
 RELATION_WORD = dict.fromkeys(v.RELATIONS, "") | {
@@ -30,6 +32,20 @@ def captions(truth: Mapping[str, Any], rng: random.Random) -> tuple[Caption, Cap
         Caption(_short(truth, rng), "short"),
         Caption(_descriptive(truth, rng), "descriptive"),
     )
+
+
+def request(truth: Mapping[str, Any], change: str, rng: random.Random) -> Caption:
+    """What asks for a change (of CHANGES) to what a truth shows: "keep the ring red, make it
+    winter"."""
+    thing, ground = truth["objects"][0], truth["background"]
+    motion = _motion(thing, verb=False)
+    kept = v.pick(rng, (f"{thing['shape']} {thing['colour']}", f"{_name(thing)}{motion}"))
+    made = {
+        "background": f"the background {_background(truth)}",
+        "season": f"it {ground.get('season', v.SUMMER)}",
+        "style": f"it {truth['style']}",
+    }
+    return Caption(f"keep the {kept}, make {made[change]}", "request")
 
 
 # attribute, as a parser names it -> the words it takes
@@ -66,7 +82,7 @@ def _short(truth: Mapping[str, Any], rng: random.Random) -> str:
         f"{_article(thing['colour'])} {_name(thing)}{_motion(thing, verb)}"
         for thing in truth["objects"]
     ]
-    return v.pick(rng, _PLACES).format(_join(things), _background(truth))
+    return v.pick(rng, _PLACES).format(_join(things), _background(truth)) + _season(truth)
 
 
 def _motion(thing: Mapping[str, Any], verb: bool) -> str:
@@ -90,7 +106,8 @@ def _descriptive(truth: Mapping[str, Any], rng: random.Random) -> str:
         first, second = (_name(thing) for thing in truth["objects"][:2])
         place = f"the {first} {'is' if truth['num_frames'] == 1 else 'starts'}"
         text += f"; {place} {RELATION_WORD[truth['relation']]} the {second}"
-    style, ground = f"{truth['style']} style", f"{_background(truth)} background"
+    ground = f"{_background(truth)} background{_season(truth)}"
+    style = f"{truth['style']} style"
     if tail:
         return f"{text}, {style}, on a {ground}"
     return f"on a {ground}, in {style}: {text}"
@@ -114,6 +131,10 @@ def _name(thing: Mapping[str, Any]) -> str:
 def _background(truth: Mapping[str, Any]) -> str:
     ground = truth["background"]
     return BACKGROUND[ground["pattern"]].format(ground["tint"])
+
+
+def _season(truth: Mapping[str, Any]) -> str:
+    return f" in {v.WINTER}" if truth["background"].get("season") == v.WINTER else ""
 
 
 def _join(parts: list[str]) -> str:

@@ -42,6 +42,7 @@ class Reading:
     width: int
     pattern: str
     tint: str
+    season: str
     style: str
     count: int
     objects: tuple[ObjectReading, ...]
@@ -70,6 +71,7 @@ def parse(video_THWC: np.ndarray) -> Reading:
         width,
         ground.pattern,
         ground.tint,
+        ground.season,
         v.STYLES[int(errors.argmin())],
         count,
         tuple(objects),

@@ -1,4 +1,4 @@
-"""Reads the background of a clip: its tint, its pattern and a model of it without the objects."""
+"""Reads the background of a clip: tint, season, pattern, and a model of it without the objects."""
 
 import dataclasses
 import functools
@@ -17,10 +17,11 @@ PLAIN_BELOW = 0.04  # root mean square of the tone, as a share of the tint's bri
 
 @dataclasses.dataclass(frozen=True)
 class Background:
-    """pattern, tint: words. model_HW3: float32 levels of the background behind everything."""
+    """pattern, tint, season: words. model_HW3: float32 levels of what is behind everything."""
 
     pattern: str
     tint: str
+    season: str
     model_HW3: np.ndarray
 
 
@@ -28,36 +29,47 @@ def read_background(video_THW3: np.ndarray) -> Background:
     """Reads a float32 video (levels 0-255)."""
     picks = np.unique(np.linspace(0, len(video_THW3) - 1, FRAMES).round().astype(int))
     frames = video_THW3[picks]
-    tint = _tint(frames)
-    weight_FHW = (tint_distance(frames, tint) < TINT_NEAR).astype(np.float32)
+    tint, season = _tint(frames)
+    weight_FHW = (tint_distance(frames, tint, season) < TINT_NEAR).astype(np.float32)
     mean_HW3, weight_HW = _mean(frames, weight_FHW)
-    pattern, tone_HW = _pattern(_tone(mean_HW3, tint), weight_HW)
-    return Background(pattern, tint, _model(mean_HW3, weight_HW, tone_HW))
+    tone_HW = _tone(mean_HW3, np.asarray(v.ground_colour(tint, season), np.float32))
+    pattern, tone_HW = _pattern(tone_HW, weight_HW)
+    return Background(pattern, tint, season, _model(mean_HW3, weight_HW, tone_HW))
 
 
-def tint_distance(pixels: np.ndarray, tint: str) -> np.ndarray:
-    """Levels between each pixel [..., 3] and the line of a tint's possible tones."""
-    tint_3 = np.asarray(v.TINTS[tint], np.float32)
-    along = np.clip(_tone(pixels, tint), -TONE_SLACK, TONE_SLACK)
-    return np.sqrt(np.square(pixels - (1 + along[..., None]) * tint_3).sum(-1))
+def tint_distance(pixels: np.ndarray, tint: str, season: str) -> np.ndarray:
+    """Levels between each pixel [..., 3] and the line of a tint's possible tones in a season."""
+    colour_3 = np.asarray(v.ground_colour(tint, season), np.float32)
+    along = np.clip(_tone(pixels, colour_3), -TONE_SLACK, TONE_SLACK)
+    return np.sqrt(np.square(pixels - (1 + along[..., None]) * colour_3).sum(-1))
 
 
-def _tone(pixels: np.ndarray, tint: str) -> np.ndarray:
-    """How much lighter (+) or darker (-) than the tint each pixel is, as a share of it."""
-    tint_3 = np.asarray(v.TINTS[tint], np.float32)
-    return pixels @ (tint_3 / np.square(tint_3).sum()) - 1
+def _tone(pixels: np.ndarray, colour_3: np.ndarray) -> np.ndarray:
+    """How much lighter (+) or darker (-) than a colour each pixel is, as a share of it."""
+    return pixels @ (colour_3 / np.square(colour_3).sum()) - 1
 
 
-def _tint(frames: np.ndarray) -> str:
-    """The tint that most pixels are nearest to."""
+def _tint(frames: np.ndarray) -> tuple[str, str]:
+    """The tint that most pixels are nearest to, and the season.
+
+    The lines of one tint in both seasons may overlap, so the best tint is found in each season; of
+    the two, the one around whose middle tone its pixels lie.
+    """
     pixels = frames.reshape(-1, 3)
     pixels = pixels[:: max(1, len(pixels) // 8192)]
-    distance = np.stack([tint_distance(pixels, tint) for tint in v.TINTS])
-    nearest = distance.argmin(0)[distance.min(0) < TINT_NEAR]
-    votes = np.bincount(nearest, minlength=len(v.TINTS))
-    if not votes.any():
-        votes = -distance.mean(1)
-    return list(v.TINTS)[int(votes.argmax())]
+    return min((_best_tint(pixels, season) for season in v.SEASONS), key=lambda found: found[0])[1]
+
+
+def _best_tint(pixels: np.ndarray, season: str) -> tuple[float, tuple[str, str]]:
+    """The tint of a season that most pixels are nearest to, after how badly it fits them."""
+    distance = np.stack([tint_distance(pixels, tint, season) for tint in v.TINTS])
+    near = distance.min(0) < TINT_NEAR
+    votes = np.bincount(distance.argmin(0)[near], minlength=len(v.TINTS))
+    best = int((votes if votes.any() else -distance.mean(1)).argmax())
+    tint, mine = list(v.TINTS)[best], distance[best] < TINT_NEAR
+    tone = _tone(pixels[mine], np.asarray(v.ground_colour(tint, season), np.float32))
+    off = abs(float(np.clip(tone, -1, 1).mean())) if mine.any() else 1.0
+    return 1.0 - float(mine.mean()) + off, (tint, season)
 
 
 def _mean(frames: np.ndarray, weight_FHW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

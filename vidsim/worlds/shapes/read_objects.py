@@ -62,7 +62,7 @@ def off_ground(video_THW3: np.ndarray, ground: Background) -> np.ndarray:
     generated clip), the distance to any tone of the tint.
     """
     model = np.sqrt(np.square(video_THW3 - ground.model_HW3).sum(-1))
-    tone = tint_distance(video_THW3, ground.tint)
+    tone = tint_distance(video_THW3, ground.tint, ground.season)
     misfit = float(np.median(model))
     trust = np.clip((26 - misfit) / 8, 0, 1)
     return (tone + trust * (model - tone)).astype(np.float32)
@@ -111,7 +111,7 @@ def _colours(frames: np.ndarray, off_FHW: np.ndarray, ground: Background) -> lis
     distance[inside] = _distances(frames[inside], ground)
     nearest = distance.argmin(-1)
     # Background of another tone than the model's (an irregular pattern) is no dark object.
-    tone = tint_distance(frames, ground.tint)
+    tone = tint_distance(frames, ground.tint, ground.season)
     near = distance.min(-1) < np.minimum(NEAR_COLOUR, np.minimum(off_FHW, tone))
     areas = [_area(near & (nearest == k)) for k in range(len(v.COLOURS))]
     found: list[int] = []
@@ -165,7 +165,8 @@ def _masks(
     inside = off_THW > 0.75 * OFF_GROUND
     pixels = video_THW3[inside]
     distance = _distances(pixels, ground)[:, index]
-    limit = np.minimum(np.minimum(off_THW[inside], tint_distance(pixels, ground.tint)), NEAR_COLOUR)
+    tone = tint_distance(pixels, ground.tint, ground.season)
+    limit = np.minimum(np.minimum(off_THW[inside], tone), NEAR_COLOUR)
     owner_THW, sure_THW = np.full(off_THW.shape, -1, np.int8), np.zeros(off_THW.shape, bool)
     owner_THW[inside], sure_THW[inside] = distance.argmin(1), distance.min(1) < limit
     mean = ground.model_HW3.mean((0, 1))

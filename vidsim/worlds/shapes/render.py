@@ -37,7 +37,8 @@ def render(truth: Mapping[str, Any]) -> np.ndarray:
 def background(ground: Mapping[str, Any], height: int, width: int) -> np.ndarray:
     """uint8 [H,W,3] of a truth's background."""
     tone_HW = pattern_tone(ground["pattern"], height, width, ground["period"], ground["phase"])
-    tint_3 = np.asarray(v.TINTS[ground["tint"]], np.float32)
+    colour = v.ground_colour(ground["tint"], ground.get("season", v.SUMMER))
+    tint_3 = np.asarray(colour, np.float32)
     return np.rint(tint_3 * (1 + v.CONTRAST * tone_HW[..., None])).astype(np.uint8)
 
 

@@ -2,7 +2,7 @@
 
 A truth is a plain dict of JSON values:
     world, height, width, num_frames, fps, style, relation (of the first two objects, or None)
-    background: pattern, tint, period (pixels), phase [y, x] (pixels)
+    background: pattern, tint, period (pixels), phase [y, x] (pixels), season (only winter)
     objects, drawn in order, each: shape, colour, size (word), half_extent (pixels),
         start [y, x] (pixels, centre of area in frame 0), velocity [y, x] (pixels a frame),
         wall [low y, high y, low x, high x] (pixels, between which the centre is reflected) or None,
@@ -36,7 +36,7 @@ RESTARTS = 20  # of a scene in which one found no room
 PINS: dict[str, Sequence[str]] = {
     "pattern": v.PATTERNS, "tint": tuple(v.TINTS), "style": v.STYLES, "shape": v.SHAPES,
     "colour": tuple(v.COLOURS), "size": tuple(v.SIZES), "direction": (*v.DIRECTIONS, v.STILL),
-    "speed": tuple(v.SPEEDS), "turn": v.TURNS,
+    "speed": tuple(v.SPEEDS), "turn": v.TURNS, "season": v.SEASONS,
 }  # fmt: skip
 
 
@@ -69,6 +69,8 @@ def draw_scene(
         raise bad("scene", f"a turn, {num_frames} frames, direction {fixed.get('direction')}",
                   f"at least {BOUNCE_FRAMES} frames and something that moves")  # fmt: skip
     # What there is comes before where it is, so that one stream gives the same looks at every size.
+    if fixed.get("season") == v.WINTER and fixed.get("colour") in v.LOST_IN_FROST:
+        raise bad("scene", f"{fixed['colour']} in winter", "another colour, or summer")
     background = _background(rng, min(height, width), fixed)
     if anchored:
         background |= {"period": PERIODS[0], "phase": [0, 0]}
@@ -106,7 +108,8 @@ def _looks(
 ) -> list[tuple[str, str]]:
     """Colour and shape of each object: distinct colours, all combinations inside the split."""
     looks: list[tuple[str, str]] = []
-    colours, shapes = tuple(v.COLOURS), v.SHAPES
+    lost = v.LOST_IN_FROST if fixed.get("season") == v.WINTER else ()
+    colours, shapes = tuple(word for word in v.COLOURS if word not in lost), v.SHAPES
     while len(looks) < count:
         pins = fixed if not looks else {}
         colour = pins.get("colour") or v.pick(rng, colours)
@@ -131,7 +134,8 @@ def _hopeless(pins: Mapping[str, str], pattern: str, split: str) -> bool:
 
 def _background(rng: random.Random, short: int, fixed: Mapping[str, str]) -> dict[str, Any]:
     period = v.pick(rng, PERIODS[:2] if short < 96 else PERIODS)
-    return {
+    season = {"season": v.WINTER} if fixed.get("season") == v.WINTER else {}
+    return season | {
         "pattern": fixed.get("pattern") or v.pick(rng, v.PATTERNS),
         "tint": fixed.get("tint") or v.pick(rng, tuple(v.TINTS)),
         "period": period,

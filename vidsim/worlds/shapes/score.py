@@ -12,7 +12,7 @@ from vidsim.worlds.shapes import vocabulary as v
 from vidsim.worlds.shapes.motion import positions
 from vidsim.worlds.shapes.parse import ObjectReading, Reading
 
-OF_SCENE = ("background", "background_colour", "style", "count", "relation")
+OF_SCENE = ("background", "background_colour", "season", "style", "count", "relation")
 OF_OBJECT = ("colour", "shape", "size", "direction", "speed", "bounce")
 
 
@@ -22,17 +22,19 @@ def compare(reading: Reading, truth: Mapping[str, Any]) -> dict[str, float]:
     Objects are matched in whichever way gets most attributes right, so their order is no matter.
     Of more read objects than true ones the largest count: else noise, in which many colours are
     read, would be right by having something of everything.
-    Returns  0.0 or 1.0 for background (its pattern), background_colour (its tint), style, count
-             and relation (two objects or more); the share of the true objects that are right for
-             colour, shape, size, direction (videos), speed and bounce (moving objects); a missing
-             object is wrong in all of them. position_error is the mean distance of matched centres
-             over the frames in which they are seen, in short sides; absent when nothing matches.
+    Returns  0.0 or 1.0 for background (its pattern), background_colour (its tint), season, style,
+             count and relation (two objects or more); the share of the true objects that are right
+             for colour, shape, size, direction (videos), speed and bounce (moving objects); a
+             missing object is wrong in all of them. position_error is the mean distance of matched
+             centres over the frames in which they are seen, in short sides; absent when nothing
+             matches.
     """
     wanted = truth["objects"]
     match = _match(reading.objects[: len(wanted)], truth)
     scores = {
         "background": float(reading.pattern == truth["background"]["pattern"]),
         "background_colour": float(reading.tint == truth["background"]["tint"]),
+        "season": float(reading.season == truth["background"].get("season", v.SUMMER)),
         "style": float(reading.style == truth["style"]),
         "count": float(reading.count == len(wanted)),
     }
@@ -58,6 +60,7 @@ def chance(truths: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     for truth in truths:
         words["background"][truth["background"]["pattern"]] += 1
         words["background_colour"][truth["background"]["tint"]] += 1
+        words["season"][truth["background"].get("season", v.SUMMER)] += 1
         words["style"][truth["style"]] += 1
         words["count"][len(truth["objects"])] += 1
         if truth["relation"]:

@@ -38,6 +38,11 @@ TINTS: dict[str, tuple[int, int, int]] = {
 }
 CONTRAST = 0.2
 
+# In winter the background lies under frost, half its own tint; nothing white is drawn on it.
+SUMMER, WINTER = SEASONS = ("summer", "winter")
+FROST, FROST_SHARE = (226, 236, 250), 0.5
+LOST_IN_FROST = ("white",)
+
 PATTERNS = (
     "plain", "gradient", "spotlight", "stripes", "columns", "diagonals", "checker", "dots", "grid",
 )  # fmt: skip
@@ -137,6 +142,16 @@ HELD_OUT_SHARE = 0.2
 def held_out(colour: str, shape: str, pattern: str) -> bool:
     """Whether the combination is kept for evaluation; the same in every world of any seed."""
     return stable_hash("shapes held out", colour, shape, pattern) < HELD_OUT_SHARE * 2**64
+
+
+@functools.cache
+def ground_colour(tint: str, season: str = SUMMER) -> tuple[float, float, float]:
+    """RGB 0-255 of a background's middle tone."""
+    share = FROST_SHARE if season == WINTER else 0.0
+    red, green, blue = (
+        (1 - share) * own + share * frost for own, frost in zip(TINTS[tint], FROST, strict=True)
+    )
+    return red, green, blue
 
 
 def pick(rng: random.Random, words: Sequence[Any]) -> Any:

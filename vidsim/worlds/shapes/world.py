@@ -15,7 +15,7 @@ from vidsim.worlds import base
 from vidsim.worlds.shapes import render as drawing
 from vidsim.worlds.shapes import score
 from vidsim.worlds.shapes import vocabulary as v
-from vidsim.worlds.shapes.caption import captions, misworded
+from vidsim.worlds.shapes.caption import CHANGES, captions, misworded, request
 from vidsim.worlds.shapes.motion import BOUNCE_FRAMES
 from vidsim.worlds.shapes.parse import Reading, parse
 from vidsim.worlds.shapes.scene import check_pins, draw_scene
@@ -52,6 +52,9 @@ class ShapesWorld:
     turn          "back": these turn anywhere in the clip's middle; "third": after a third of it and
                   again after two, so that the middle third leads from an end to the start;
                   "closed": they begin anywhere on their way, and end where they began
+    winter        share of the clips that show winter: the background under frost
+    requests      a third caption asks for what is seen as an edit does, for training: "keep the
+                  ring red, make it winter", or another background or style
     shapes, directions            of the first object: only these words (directions: in videos), for
                   training on what a model confuses
     """
@@ -73,6 +76,8 @@ class ShapesWorld:
     speed: str = ""
     returns: float = 0.0
     turn: str = v.BACK
+    winter: float = 0.0
+    requests: bool = False
     shapes: tuple[str, ...] = ()
     directions: tuple[str, ...] = ()
 
@@ -84,10 +89,9 @@ class ShapesWorld:
         if self.size < 1:
             raise bad("shapes", f"size {self.size}", "1 clip or more")
         check_count(self.max_objects if self.objects is None else self.objects)
-        if not 0.0 <= self.close <= 1.0:
-            raise bad("shapes", f"close {self.close}", "a share from 0 to 1")
-        if not 0.0 <= self.returns <= 1.0:
-            raise bad("shapes", f"returns {self.returns}", "a share from 0 to 1")
+        for name in ("close", "returns", "winter"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise bad("shapes", f"{name} {getattr(self, name)}", "a share from 0 to 1")
         if self.speed and self.speed not in v.SPEEDS:
             raise bad("shapes", f"speed {self.speed!r}", nearest(self.speed, v.SPEEDS))
         if self.turn not in v.TURNS:
@@ -136,6 +140,8 @@ class ShapesWorld:
             fixed["direction"] = v.pick(rng, self.directions)
         if self.returns and not near and num_frames >= BOUNCE_FRAMES:
             fixed |= {"turn": self.turn} if rng.random() < self.returns else {}
+        if self.winter:
+            fixed["season"] = v.WINTER if rng.random() < self.winter else v.SUMMER
         return self._info(rng, height, width, num_frames, count, fixed, near)
 
     def clip(self, i: int) -> base.Clip:
@@ -192,7 +198,10 @@ class ShapesWorld:
         return captions(truth, random.Random(key + 1)), captions(other, random.Random(key + 1))
 
     def chance(self) -> dict[str, float]:
-        return score.chance(self.info(i).truth for i in range(min(self.size, CHANCE_CLIPS)))
+        found = score.chance(self.info(i).truth for i in range(min(self.size, CHANCE_CLIPS)))
+        if not self.winter:  # nothing to tell apart
+            del found["season"]
+        return found
 
     def _info(
         self,
@@ -217,7 +226,9 @@ class ShapesWorld:
             anchored=self.anchored,
             close=close,
         )
-        words = captions(truth, rng)
+        words: tuple[base.Caption, ...] = captions(truth, rng)
+        if self.requests:
+            words += (request(truth, v.pick(rng, CHANGES), rng),)
         return base.ClipInfo(num_frames, height, width, truth["fps"], words, truth)
 
 
