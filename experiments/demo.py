@@ -42,7 +42,7 @@ STEPS = {"vae": 150, "wide": 300, "images": 3500, "small": 1500, "ways": 7500, "
          "finer": 6400, "turns": 9000, "looks": 4000, "joins": 4600,
          "loops": 900, "wider": 5200, "diagonals": 600, "words": 2200, "calm": 6400,
          "said": 3000, "shown": 11500, "closed": 7500, "seasons": 2500,
-         "dit": 6500}  # fmt: skip
+         "styles": 2200, "dit": 5500}  # fmt: skip
 STEPS |= {f"debug-{stage}": 2 for stage in STEPS if stage not in ("vae", "wide", "dit")}
 STEPS |= {"debug-vae": 3, "debug-wide": 3, "debug": 3}
 CLIPS = "world:shapes?split=train&objects=1&anchored=true&size={clips}&seed={seed}&close={close}"
@@ -89,7 +89,11 @@ LASTING = CLIPS + (  # as long as a window of a long video: what bounces, and bo
 SEASONS = CLIPS + (  # what edits change, and how they ask for it
     "&frames=1,5,9,17&frame_weights=3,2,4,2"
     "&sizes=48x48,48x80,80x48,48x96,64x64,64x96,96x64,96x96&size_weights=5,2,2,1,5,1,1,0.5"
-    "&winter=0.5&requests=1"
+    "&winter=0.5&requests=background,season,style"
+)
+STYLES = CLIPS + (
+    "&frames=1,5,9&frame_weights=4,3,1&sizes=48x48,48x80,80x48,64x64,64x96,96x64"
+    "&size_weights=5,1,1,4,1,1&winter=0.15&requests=style"
 )
 PICTURES = CLIPS + (  # larger than anything that moves
     "&frames=1&sizes=160x160,144x256,256x144,192x192,256x256&size_weights=3,2,2,2,2"
@@ -198,8 +202,13 @@ STAGES = {
     # winter, and requests: new words, in clips of few tokens
     "seasons": (*masks(0.86, 0.06, 0.02, 0.02, 0, 0, 0.04, 0), *few_tokens(3.5, SOON), LEARN_NEW,
                 *SAID, *GENTLE, "plan.row_text=768"),
+    # no caption of the others says much of a style, and no noise as high as theirs leaves it open
+    "styles": (*masks(0.86, 0.06, 0.02, 0.02, 0, 0, 0.04, 0), *few_tokens(1.5, SOON), LEARN_NEW,
+               *SAID, *GENTLE, "plan.row_text=768",
+               "captions.weights=(('short',0.15),('descriptive',0.35))"),
     "dit": (*masks(0.4, 0.12, 0.11, 0.08, 0, 0, 0.29, 0.3), SOON, *EVERYTHING, LEARN_NEW, *SAID,
-            BOTH_ENDS, *GENTLE, "denoising.masks.noise=0.1", "denoising.masks.reference=0.5"),
+            BOTH_ENDS, *GENTLE, "denoising.masks.noise=0.1", "denoising.masks.reference=0.5",
+            "captions.weights=(('short',0.7),('descriptive',0.3))"),
 }  # fmt: skip
 OF_ALL = ("train", "stills", "slow", "fast", "motion", "returns", "loops", "large")
 WORDS = ("stills", "hollow", "outlines", "diagonal", "leaning", "motion")
@@ -227,7 +236,8 @@ CLIPS_OF = {
     "shown": LAST,
     "closed": (*LAST, "closed"),
     "seasons": ("seasons", "stills", "hollow", "outlines", "motion"),
-    "dit": (*LAST, "closed", "seasons", "pictures"),
+    "styles": ("styles", "seasons"),
+    "dit": (*LAST, "closed", "seasons", "styles", "pictures"),
 }  # what each stage trains on; it starts from the weights of the one before
 # Stages on the latents of the wide autoencoder.
 ON_WIDE = tuple(STAGES)[list(STAGES).index("finer") :]
@@ -295,6 +305,7 @@ def worlds(debug: bool) -> dict[str, str]:
         "loops": of(LOOPS, 12_000, 12, 0.0),
         "closed": of(CLOSED, 12_000, 19, 0.0),
         "seasons": of(SEASONS, 24_000, 20, 0.2),
+        "styles": of(STYLES, 24_000, 22, 0.4),
         "pictures": of(PICTURES, 4_000, 21, 0.3),
         "large": of(LARGE, 16_000, 11, 0.1),
         "diagonal": of(DIAGONAL, 12_000, 13, 0.3),
@@ -373,7 +384,7 @@ def suites(debug: bool) -> dict[str, list[str]]:
         found["prompts"] += ["sampler.steps=1", "sizes=((48,48),)", "frames=(5,)", "vae_prompts=0"]
         found["capabilities"] += [
             "sampler.steps=1", "library=2", "size=(48,48)", "frames=17", "strengths=(0.5,)",
-            "sizes=((48,48),)", "size_clips=1", "long_clips=1", "long_s=5.0",
+            "sizes=((48,48),)", "size_clips=1", "large=(96,96)", "long_clips=1", "long_s=5.0",
         ]  # fmt: skip
     return found
 

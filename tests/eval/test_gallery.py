@@ -47,7 +47,7 @@ def test_the_gallery_shows_every_capability_on_one_page(model, tmp_path):
 def test_the_whole_suite_runs_on_a_random_model(model):
     suite = capabilities.CapabilitiesSuite(
         clips=2, library=3, size=(48, 48),
-        frames=17, strengths=(0.5,), sizes=((48, 48), (64, 48)), size_clips=2, long_clips=1,
+        frames=17, strengths=(0.5,), sizes=((48, 48), (64, 48)), size_clips=2, long_clips=1, large=(96, 96),
         long_s=10.0, shown=1, sampler=QUICK,
     )  # fmt: skip
     events = []
@@ -58,12 +58,12 @@ def test_the_whole_suite_runs_on_a_random_model(model):
         assert rows[f"capabilities/{task}_skill"].value <= 0.0, "noise has no skill"
     for kind in CHANGES:
         assert rows[f"capabilities/edit_{kind}"].n == 2
-        assert f"capabilities/edit_{kind}/at 0.5/kept" in rows
+        assert f"capabilities/edit_{kind}/at_0.5/kept" in rows
     assert "capabilities/one_clip" in rows
     assert rows["capabilities/beginnings/same_end"].value == 1.0, "given frames bit for bit"
     assert rows["capabilities/beginnings"].value > 0.5, "noise begins differently each time"
     assert rows["capabilities/sizes"].n == 4 and "capabilities/sizes/new_aspect/48x64" in rows
-    for task in ("image", "strangers", "blend"):
+    for task in ("image", "large", "strangers", "blend"):
         assert rows[f"capabilities/{task}"].n == 2 and rows[f"capabilities/{task}"].value == 0.0
     assert rows["capabilities/variations"].n == rows["capabilities/prototype"].n == 2
     assert rows["capabilities/batch_speed/largest_difference"].value < 1e-3

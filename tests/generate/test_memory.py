@@ -13,10 +13,16 @@ from vidsim.core.liveness import peak_bytes, tree_bytes
 from vidsim.data.packing import RowLimits
 from vidsim.diffusion.guidance import GuidanceConfig
 from vidsim.generate import memory
-from vidsim.generate.memory import decode_bytes, denoise_bytes, plan_memory, worth_planning
+from vidsim.generate.memory import (
+    decode_bytes,
+    denoise_bytes,
+    encode_bytes,
+    plan_memory,
+    worth_planning,
+)
 from vidsim.generate.pack import Request
 from vidsim.generate.sample import SamplerConfig, lay_out, sample
-from vidsim.models.vae_stream import decode_chunk
+from vidsim.models.vae_stream import decode_chunk, encode_chunk
 
 # What is stated: the estimate is within this factor of what XLA allocates, above and below.
 FACTOR = 2.0
@@ -75,6 +81,24 @@ def test_decoder_estimate_is_within_the_stated_factor_of_the_compiled_program():
     measured = _allocated(lambda p, x: decode_chunk(VAE, p, None, x), model.vae.params, latent)
     estimate = decode_bytes(model, [(1, side, side)], CONFIG)
     assert measured / FACTOR < estimate < measured * FACTOR, (estimate, measured)
+
+
+def test_encoder_estimate_is_within_the_stated_factor_of_the_compiled_program():
+    model, request = make_model(), Request("x", 640, 640)
+    pixels = jax.ShapeDtypeStruct((1, 1, 640, 640, 3), jnp.float32)
+    measured = _allocated(lambda p, x: encode_chunk(VAE, p, None, x), model.vae.params, pixels)
+    estimate = encode_bytes(model, request)
+    assert measured / FACTOR < estimate < measured * FACTOR, (estimate, measured)
+
+
+def test_what_grows_is_encoded_too_and_alone_in_its_batch():
+    model = make_model()
+    small, large = Request("x", 48, 48), Request("x", 256, 192)
+    assert plan_memory(model, [small], CONFIG, available=1 << 40).encode == 0
+    one = plan_memory(model, [large], CONFIG, available=1 << 40)
+    three = plan_memory(model, [small, large, large], CONFIG, available=1 << 40)
+    assert one.encode > 0 and "encoder" in one.lines()[0]
+    assert three.denoise == one.denoise and three.tokens == one.tokens
 
 
 def test_a_large_picture_gets_tiles_that_fit_and_is_the_same_picture():

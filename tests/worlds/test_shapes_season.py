@@ -94,7 +94,7 @@ def test_white_in_winter_is_refused():
 
 
 def test_a_request_names_the_object_and_the_one_thing_to_be():
-    world = base.make("shapes", seed=2, size=300, objects=1, winter=0.5, requests=True)
+    world = base.make("shapes", seed=2, size=300, objects=1, winter=0.5, requests=CHANGES)
     kinds = set()
     for i in range(300):
         info = world.info(i)
@@ -111,6 +111,15 @@ def test_a_request_names_the_object_and_the_one_thing_to_be():
             assert {ground["tint"], ground["pattern"]} <= set(made.split())
         kinds.add(kind)
     assert kinds == set(CHANGES)
+
+
+def test_requests_are_for_what_is_named_or_refused():
+    world = base.from_spec("shapes?seed=2&size=30&objects=1&requests=style")
+    for i in range(30):
+        info = world.info(i)
+        assert info.captions[2].text.endswith(f", make it {info.truth['style']}")
+    with pytest.raises(BadInput, match="colour"):
+        base.make("shapes", requests=("colour",))
 
 
 def test_requests_need_nothing_of_the_world_but_a_truth():

@@ -48,11 +48,12 @@ def run(args: argparse.Namespace) -> int:
     from vidsim.cli.progress import stages
     from vidsim.cli.prompts import numbered, read_requests
     from vidsim.generate.fit import fit
+    from vidsim.generate.grow import notice, sample_grown
     from vidsim.generate.made import variations
     from vidsim.generate.memory import plan_memory, worth_planning
     from vidsim.generate.model import load
     from vidsim.generate.provenance import GENERATED, signed
-    from vidsim.generate.sample import lay_out, sample
+    from vidsim.generate.sample import lay_out
     from vidsim.generate.write import check_media, write_media
 
     facts = settings.settle(args)
@@ -80,9 +81,11 @@ def run(args: argparse.Namespace) -> int:
         plan.check()
         config, notices = plan.config, [*notices, *plan.lines()]
     notices += dict.fromkeys(one.notice for one in fitted if one.notice)
+    said = (notice(model.grid, request, model.limits.tokens) for request in requests)
+    notices += dict.fromkeys(line for line in said if line)
     print("\n".join(notices), end="\n" * bool(notices), flush=True)
     with stages("sample") as show:
-        videos = sample(model, requests, config, show)
+        videos = sample_grown(model, requests, config, show)
     pixels = [one.cut(video.video_THWC) for one, video in zip(fitted, videos, strict=True)]
     for path, request, video_THWC in zip(paths, asked, pixels, strict=True):
         about = signed(settings.facts_of(args, request, model))

@@ -12,6 +12,7 @@ from vidsim.eval.suites.capabilities_cases import Case, draw_cases
 from vidsim.eval.suites.capabilities_edit import change
 from vidsim.generate.edit import edit
 from vidsim.generate.extend import animate, extend
+from vidsim.generate.grow import sample_grown
 from vidsim.generate.join import blend_clips, blend_prompts, join
 from vidsim.generate.loop import loop_clip, loop_prompt, naive_loop
 from vidsim.generate.made import Made, require_training
@@ -109,13 +110,14 @@ def _text(scene: Scene) -> Example:
 
 
 def _sizes(scene: Scene) -> Example:
-    """Pictures of one prompt and seed, in one pack: a prototype, wide, tall, and the full size."""
+    """Pictures of one prompt and seed: a prototype, wide, tall, the full size, one that grew."""
     height, width = scene.config.size
     request = scene.request(0)
-    names = {"prototype": (1, 1), "wide": (1, 2), "tall": (2, 1), "full size": (2, 2)}
+    names = {"prototype": (1, 1), "wide": (1, 2), "tall": (2, 1), "full size": (2, 2),
+             "grown": (8, 8)}  # fmt: skip
     asked = [dataclasses.replace(request, height=height * a, width=width * b)
              for a, b in names.values()]  # fmt: skip
-    made = sample(scene.model, asked, scene.config.sampler)
+    made = sample_grown(scene.model, asked, scene.config.sampler)
     for name, one in zip(names, made, strict=True):  # a page draws all views of one alike
         yield name, request.prompt, one.fps, [View(one.video_THWC, name)]
 

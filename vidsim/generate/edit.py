@@ -11,12 +11,11 @@ import numpy as np
 
 from vidsim.core.errors import bad
 from vidsim.generate.conditions import Condition
-from vidsim.generate.extend import decode
 from vidsim.generate.made import Made, require_training
 from vidsim.generate.model import Model
 from vidsim.generate.pack import Request
 from vidsim.generate.roll import WindowConfig, plan_window
-from vidsim.generate.sample import Progress, SamplerConfig, sample_latents
+from vidsim.generate.sample import Progress, SamplerConfig, decode, sample_latents
 from vidsim.models.codec import encode_clips, encode_midstream
 
 
@@ -47,10 +46,10 @@ def edit(
     if keep is not None and keep.any():
         require_training(model, "edit with a mask")
     latents, stride = -(-(T - 1) // model.grid.time_stride) + 1, model.grid.time_stride
-    plan = plan_window(model, H, W, window)
-    if latents > plan.latents:
-        most = 1 + (plan.latents - 1) * stride
-        raise bad("edit", f"{T} frames of {W}x{H}", f"at most {most}",
+    if latents == 1:  # a picture may have a row of its own length, as in sampling
+        config = dataclasses.replace(config, long_rows=True)
+    elif latents > (most := plan_window(model, H, W, window).latents):
+        raise bad("edit", f"{T} frames of {W}x{H}", f"at most {1 + (most - 1) * stride}",
                   "take a part with --frames-of, or a larger --window")  # fmt: skip
     filled = np.concatenate([video_THWC, np.repeat(video_THWC[-1:], 1 + (latents - 1) * stride - T,
                                                    0)])  # fmt: skip

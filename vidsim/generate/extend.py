@@ -4,7 +4,6 @@ Given frames are encoded once, alone, and come back bit for bit: new frames are 
 that continue the given ones, and only the new ones are taken from the decoder.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -26,8 +25,8 @@ from vidsim.generate.roll import (
     roll_backward,
     roll_forward,
 )
-from vidsim.generate.sample import Progress, SamplerConfig
-from vidsim.models.codec import decode_clips, encode_clips, encode_midstream
+from vidsim.generate.sample import Progress, SamplerConfig, decode
+from vidsim.models.codec import encode_clips, encode_midstream
 
 DIRECTIONS = ("forward", "backward")
 
@@ -113,17 +112,6 @@ def tail_latents(model: Model, video_THWC: np.ndarray, most: int) -> np.ndarray:
     if missing:
         frames = np.concatenate([frames, np.repeat(frames[-1:], missing, 0)])
     return encode_midstream(model.vae.vae, model.vae.params, [frames])[0]
-
-
-def decode(
-    model: Model,
-    latents: Sequence[np.ndarray],
-    config: SamplerConfig,
-    progress: Progress | None,
-) -> list[np.ndarray]:
-    """Pixels of whole clips, uint8 [T,H,W,3] each."""
-    stage = functools.partial(progress, "decode") if progress else None
-    return decode_clips(model.vae.vae, model.vae.params, latents, config.codec, stage)
 
 
 def _forward(

@@ -7,12 +7,12 @@ import numpy as np
 
 from vidsim.core.errors import bad
 from vidsim.generate.conditions import blend_pair, given_frames
-from vidsim.generate.extend import decode, head_latents, tail_latents
+from vidsim.generate.extend import head_latents, tail_latents
 from vidsim.generate.made import Made, assemble, require_training
 from vidsim.generate.model import Model
 from vidsim.generate.pack import Request
 from vidsim.generate.roll import Window, WindowConfig, fill, plan_window
-from vidsim.generate.sample import Progress, SamplerConfig, sample_latents
+from vidsim.generate.sample import Progress, SamplerConfig, decode, sample_latents
 from vidsim.models.codec import encode_clips
 
 

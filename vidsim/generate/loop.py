@@ -16,13 +16,12 @@ import numpy as np
 
 from vidsim.core.errors import bad
 from vidsim.generate.conditions import Condition, given_frames
-from vidsim.generate.extend import decode
 from vidsim.generate.join import transition
 from vidsim.generate.made import Made, assemble, require_training
 from vidsim.generate.model import Model
 from vidsim.generate.pack import Request
 from vidsim.generate.roll import WindowConfig, numbered, trained_reference
-from vidsim.generate.sample import Progress, SamplerConfig, lay_out, sample_latents
+from vidsim.generate.sample import Progress, SamplerConfig, decode, lay_out, sample_latents
 from vidsim.models.codec import to_uint8
 from vidsim.models.vae_stream import decode_stream
 

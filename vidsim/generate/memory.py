@@ -1,8 +1,9 @@
 """Memory of a sampling run, planned from shapes before anything is compiled.
 
-Two stages follow each other and do not overlap: the denoiser on its largest batch of rows, and the
-decoder on its largest call. Each is walked through operation by operation (core/liveness.py).
-Where a picture is too large to be decoded whole, tiles are chosen (models/tiles.py).
+Stages follow each other and do not overlap: the denoiser on its largest batch of rows, the decoder
+on its largest call, and, where a picture grows, the encoder on it. Each is walked through operation
+by operation (core/liveness.py). Where a picture is too large to be decoded whole, tiles are chosen
+(models/tiles.py).
 """
 
 import dataclasses
@@ -16,12 +17,13 @@ import jax.numpy as jnp
 from vidsim.core.errors import BadInput, bad
 from vidsim.core.liveness import peak_bytes, tree_bytes
 from vidsim.data.packing import RowLimits
+from vidsim.generate.grow import sizes
 from vidsim.generate.model import Model
 from vidsim.generate.pack import Request, bucket
 from vidsim.generate.sample import SamplerConfig, lay_out
 from vidsim.models.codec import plan_jobs
 from vidsim.models.tiles import decoder_reach, spans
-from vidsim.models.vae_stream import decode_chunk
+from vidsim.models.vae_stream import decode_chunk, encode_chunk
 from vidsim.tasks.denoising import Denoising
 
 SOLVER_ARRAYS = 8  # x, its noise, what multistep solvers keep, and sums on the way between them
@@ -37,6 +39,7 @@ class MemoryPlan:
 
     denoise    the denoiser on its largest batch, with the solver's arrays
     decode     the decoder on its largest call, with the finished pixels
+    encode     the encoder on the largest picture that grows, 0 without one
     available  free on the device (or in the machine) now
     config     the sampler with the tiles that were chosen
     tokens     of the longest row; trained, of the longest row in training
@@ -44,6 +47,7 @@ class MemoryPlan:
 
     denoise: int
     decode: int
+    encode: int
     available: int
     config: SamplerConfig
     tokens: int
@@ -51,15 +55,16 @@ class MemoryPlan:
 
     @property
     def needed(self) -> int:
-        """Bytes at the higher of the two peaks."""
-        return max(self.denoise, self.decode) + FIXED_BYTES
+        """Bytes at the highest of the peaks."""
+        return max(self.denoise, self.decode, self.encode) + FIXED_BYTES
 
     def lines(self) -> list[str]:
         """The plan for the user."""
         tile = f" in tiles of {self.config.tile} latents" if self.config.tile else ""
+        encoder = f"encoder {_gb(self.encode)}, " if self.encode else ""
         made = [f"memory: about {_gb(self.needed)} of {_gb(self.available)} free "
                 f"(denoiser {_gb(self.denoise)}, decoder{tile} {_gb(self.decode)}, "
-                f"fixed {_gb(FIXED_BYTES)})"]  # fmt: skip
+                f"{encoder}fixed {_gb(FIXED_BYTES)})"]  # fmt: skip
         if self.tokens > self.trained:
             made.append(f"a row of {self.tokens:,} tokens; trained with up to {self.trained:,}")
         return made
@@ -81,15 +86,20 @@ def worth_planning(model: Model, requests: Sequence[Request], config: SamplerCon
 def plan_memory(
     model: Model, requests: Sequence[Request], config: SamplerConfig, available: int | None = None
 ) -> MemoryPlan:
-    """The plan of `sample(model, requests, config)`; nothing is compiled.
+    """The plan of `sample_grown(model, requests, config)`; nothing is compiled.
 
     available  bytes; None asks the device
     Raises     BadInput as `lay_out`
     """
     available = available_bytes() if available is None else available
     layout = lay_out(model, requests, config.long_rows)
-    rows = bucket(len(layout.rows), config.max_rows)
-    denoise = denoise_bytes(model.for_rows(layout.limits.tokens), rows, layout.limits, config)
+    growing = [r for r in requests if len(sizes(model.grid, r, model.limits.tokens)) > 1]
+    together = [r for r in requests if r not in growing]
+    denoise = max(  # what grows does so alone
+        _denoise_bytes(model, batch, config)
+        for batch in (together, *([r] for r in growing))
+        if batch
+    )
     pixels = sum(r.height * r.width * r.num_frames * 3 for r in requests)
     space, time = model.vae.vae.cfg.space_stride, model.vae.vae.cfg.time_stride
     shapes = [
@@ -100,7 +110,15 @@ def plan_memory(
     if decode + FIXED_BYTES > available and not config.tile:
         chosen, decode = _tiled(model, shapes, config, decode, available - FIXED_BYTES)
     tokens = layout.limits.tokens
-    return MemoryPlan(denoise, decode + 2 * pixels, available, chosen, tokens, model.limits.tokens)
+    encode = max((encode_bytes(model, r) for r in growing), default=0)
+    return MemoryPlan(denoise, decode + 2 * pixels, encode + 2 * pixels * bool(encode), available,
+                      chosen, tokens, model.limits.tokens)  # fmt: skip
+
+
+def _denoise_bytes(model: Model, batch: Sequence[Request], config: SamplerConfig) -> int:
+    layout = lay_out(model, batch, config.long_rows)
+    rows = bucket(len(layout.rows), config.max_rows)
+    return denoise_bytes(model.for_rows(layout.limits.tokens), rows, layout.limits, config)
 
 
 def denoise_bytes(model: Model, rows: int, limits: RowLimits, config: SamplerConfig) -> int:
@@ -131,6 +149,17 @@ def denoise_bytes(model: Model, rows: int, limits: RowLimits, config: SamplerCon
         shape(R, N, dtype=bool), shape(R, N, P) if task.cfg.dit.self_condition else None,
     )  # fmt: skip
     return peak + SOLVER_ARRAYS * 4 * R * N * P + tree_bytes(text)
+
+
+def encode_bytes(model: Model, request: Request) -> int:
+    """Peak of the encoder on one picture, with its pixels as floats."""
+    vae, params = model.vae.vae, jax.eval_shape(lambda: model.vae.params)
+    pixels = jax.ShapeDtypeStruct((1, 1, request.height, request.width, 3), jnp.float32)
+    valid = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+    return peak_bytes(
+        lambda params, pixels, valid: encode_chunk(vae, params, None, pixels, valid),
+        params, pixels, valid,
+    )  # fmt: skip
 
 
 def decode_bytes(

@@ -128,15 +128,24 @@ def sample(
     Raises    BadInput as `lay_out`
     """
     latents = sample_latents(model, requests, config, progress)
-    show = functools.partial(progress, "decode") if progress else None
-    vae, params = model.vae.vae, model.vae.params
-    if config.tile:
-        videos = decode_tiled(vae, params, latents, config.tile, config.codec, show)
-    else:
-        videos = decode_clips(vae, params, latents, config.codec, show)
+    videos = decode(model, latents, config, progress)
     return [
         Video(video, request.fps, request) for video, request in zip(videos, requests, strict=True)
     ]
+
+
+def decode(
+    model: Model,
+    latents: Sequence[np.ndarray],
+    config: SamplerConfig,
+    progress: Progress | None = None,
+) -> list[np.ndarray]:
+    """Pixels of whole clips, uint8 [T,H,W,3] each; in tiles where the configuration says so."""
+    show = functools.partial(progress, "decode") if progress else None
+    vae, params = model.vae.vae, model.vae.params
+    if config.tile:
+        return decode_tiled(vae, params, latents, config.tile, config.codec, show)
+    return decode_clips(vae, params, latents, config.codec, show)
 
 
 def sample_latents(

@@ -32,6 +32,7 @@ from vidsim.eval.suites.capabilities_meetings import blend_rows, stranger_rows
 from vidsim.eval.suites.capabilities_prompted import (
     batch_rows,
     image_rows,
+    large_rows,
     prototype_rows,
     variation_rows,
 )
@@ -57,9 +58,10 @@ GIVEN: dict[str, Task] = {
 }  # fmt: skip
 PROMPTED: dict[str, Task] = {
     "image": image_rows, "prototype": prototype_rows, "variations": variation_rows,
-    "sizes": size_rows, "batch": batch_rows, "blend": blend_rows, "long": long_rows,
+    "sizes": size_rows, "large": large_rows, "batch": batch_rows, "blend": blend_rows,
+    "long": long_rows,
 }  # fmt: skip
-FEW = ("edit", "beginnings", "variations")  # tasks that make several clips of each
+FEW = ("edit", "beginnings", "variations", "large")  # tasks that cost several clips each
 ALL = (*TASKS, *GIVEN, *PROMPTED)
 NEEDS = {"animate": "animate", "forward": "extend forward", "backward": "extend backward",
          "join": "join", "loop": "join", "strangers": "join",
@@ -72,7 +74,7 @@ class CapabilitiesSuite:
 
     tasks      of ALL
     clips      of each task
-    few        clips at most of tasks that make several of each (FEW)
+    few        clips at most of tasks that cost several of the others (FEW)
     world      specification of the held-out world; one object
     training   specification of the world that the trivial clips come from
     library    clips of it
@@ -81,6 +83,7 @@ class CapabilitiesSuite:
     strengths  of edits, one row each
     beginnings made for each given end; as many variations of a prompt
     sizes      (height, width) of prompts sampled at many sizes; `size_clips` prompts each
+    large      (height, width) of pictures larger than those of training
     long_clips, long_s, long_fps   long videos: how many, their seconds, frames a second
     seed       of the first clip's noise; the others follow
     shown      clips of each task kept to look at
@@ -90,7 +93,7 @@ class CapabilitiesSuite:
 
     tasks: tuple[str, ...] = ALL
     clips: int = 32
-    few: int = 16
+    few: int = 24
     world: str = "shapes?split=heldout&seed=3&objects=1"
     training: str = "shapes?split=train&seed=0&objects=1"
     library: int = 256
@@ -100,6 +103,7 @@ class CapabilitiesSuite:
     beginnings: int = 4
     sizes: tuple[tuple[int, int], ...] = SIZES
     size_clips: int = 16
+    large: tuple[int, int] = (512, 512)
     long_clips: int = 8
     long_s: float = 60.0
     long_fps: float = 8.0
@@ -126,6 +130,7 @@ def run(model: Model, suite: CapabilitiesSuite, progress: Progress | None = None
     height, width = suite.size
     sizes = suite.sizes if "sizes" in suite.tasks else ()
     lay_out(model, [Request("", *size, suite.frames) for size in ((height, width), *sizes)])
+    lay_out(model, [Request("", *suite.large)], long_rows=True)
     scores: list[Score] = []
     samples: list[Sample] = []
     clips: list[dict[str, Any]] = []

@@ -87,7 +87,7 @@ def judge_edit(world: World, video_THWC: np.ndarray, case: Case, asked: Change) 
         away = np.hypot(*(mine[0].track_T2 - case.track_T2).T)
         marks["way"] = bool(np.nanmean(away) <= NEAR * min(video_THWC.shape[1:3]))
     marks["pattern"] = reading.pattern == ground["pattern"]
-    marks["tint and season"] = {"background": season, "season": tint}.get(
+    marks["tint_and_season"] = {"background": season, "season": tint}.get(
         asked.kind, season and tint
     )
     found = {name: float(mark) for name, mark in marks.items()}
@@ -149,7 +149,7 @@ def _kind_rows(
         mine = [i for i, one in enumerate(asked) if one.wording == wording]
         scores += _shares(f"{task}/{wording}", [marks["model"][i] for i in mine])
     for strength, rows in curve.items():
-        scores += _shares(f"{task}/at {strength:g}", rows, ("joint", "target", "kept"))
+        scores += _shares(f"{task}/at_{strength:g}", rows, ("joint", "target", "kept"))
     clips = [
         {"task": task, "prompt": one.prompt, "strength": strength, **rows[i]}
         for strength, rows in curve.items()

@@ -14,6 +14,7 @@ from vidsim.eval.suites.capabilities_score import ClipsSuite, Rows, task_scores
 from vidsim.eval.suites.vae import reconstruct
 from vidsim.generate.bench_prototype import measure
 from vidsim.generate.bench_sample import run as bench
+from vidsim.generate.grow import sample_grown
 from vidsim.generate.model import Model
 from vidsim.generate.pack import Request
 from vidsim.generate.sample import sample
@@ -35,6 +36,7 @@ class PromptedSuite(ClipsSuite, Protocol):
     training: str
     library: int
     sizes: tuple[tuple[int, int], ...]
+    large: tuple[int, int]
 
 
 def image_rows(
@@ -54,20 +56,49 @@ def image_rows(
         "nearest training picture": [pictures[_nearest(info, known)] for info in infos],
         "mean picture": [np.rint(pictures.mean(0)).astype(np.uint8)] * len(infos),
     }
+    return _picture_rows("image", world, infos, requests, videos, suite.shown)
+
+
+def large_rows(
+    model: Model, world: World, suite: PromptedSuite, progress: Progress | None = None
+) -> Rows:
+    """Pictures of a size that training does not show, grown, beside the same sampled at once."""
+    height, width = suite.large
+    infos = [
+        world.scene_for(i, height=height, width=width, num_frames=1) for i in range(suite.clips)
+    ]
+    requests = [_request(info, suite.seed + k) for k, info in enumerate(infos)]
+    whole = dataclasses.replace(suite.sampler, long_rows=True, max_rows=1)
+    videos: dict[str, Sequence[np.ndarray]] = {
+        "model": [v.video_THWC for v in sample_grown(model, requests, whole, progress)],
+        "truth": [world.render(info.truth) for info in infos],
+        "sampled at once": [v.video_THWC for v in sample(model, requests, whole, progress)],
+    }
+    return _picture_rows("large", world, infos, requests, videos, suite.shown)
+
+
+def _picture_rows(
+    task: str,
+    world: World,
+    infos: Sequence[ClipInfo],
+    requests: Sequence[Request],
+    videos: Mapping[str, Sequence[np.ndarray]],
+    shown: int,
+) -> Rows:
     marks = {
         name: [judge_image(world, video, info) for video, info in zip(group, infos, strict=True)]
         for name, group in videos.items()
     }
     samples = [
-        Sample(f"image {k}", requests[k].prompt,
-               (View(videos["model"][k], "model"), View(truth[k], "truth")), 1.0, "Images",
-               {"seed": requests[k].seed},
+        Sample(f"{task} {k}", requests[k].prompt,
+               tuple(View(videos[name][k], name) for name in ("model", "truth")), 1.0,
+               f"{task.capitalize()} pictures", {"seed": requests[k].seed},
                {check: marks["model"][k][check] == 1.0 for check in IMAGE_CHECKS})
-        for k in range(min(suite.shown, len(infos)))
+        for k in range(min(shown, len(infos)))
     ]  # fmt: skip
-    clips = [{"task": "image", "prompt": request.prompt, **{n: marks[n][k]["joint"] for n in marks}}
+    clips = [{"task": task, "prompt": request.prompt, **{n: marks[n][k]["joint"] for n in marks}}
              for k, request in enumerate(requests)]  # fmt: skip
-    return Rows(task_scores("image", marks, checks=IMAGE_CHECKS), samples, clips)
+    return Rows(task_scores(task, marks, checks=IMAGE_CHECKS), samples, clips)
 
 
 def judge_image(world: World, video_THWC: np.ndarray, info: ClipInfo) -> dict[str, float]:

@@ -53,8 +53,8 @@ class ShapesWorld:
                   again after two, so that the middle third leads from an end to the start;
                   "closed": they begin anywhere on their way, and end where they began
     winter        share of the clips that show winter: the background under frost
-    requests      a third caption asks for what is seen as an edit does, for training: "keep the
-                  ring red, make it winter", or another background or style
+    requests      a third caption asks for one of these (background, season, style) to be what is
+                  seen, as an edit does, for training: "keep the ring red, make it winter"
     shapes, directions            of the first object: only these words (directions: in videos), for
                   training on what a model confuses
     """
@@ -77,7 +77,7 @@ class ShapesWorld:
     returns: float = 0.0
     turn: str = v.BACK
     winter: float = 0.0
-    requests: bool = False
+    requests: tuple[str, ...] = ()
     shapes: tuple[str, ...] = ()
     directions: tuple[str, ...] = ()
 
@@ -96,6 +96,9 @@ class ShapesWorld:
             raise bad("shapes", f"speed {self.speed!r}", nearest(self.speed, v.SPEEDS))
         if self.turn not in v.TURNS:
             raise bad("shapes", f"turn {self.turn!r}", nearest(self.turn, v.TURNS))
+        for word in self.requests:
+            if word not in CHANGES:
+                raise bad("shapes", f"requests {word!r}", nearest(word, CHANGES))
         for word in self.shapes:
             check_pins({"shape": word})
         for word in self.directions:
@@ -228,7 +231,7 @@ class ShapesWorld:
         )
         words: tuple[base.Caption, ...] = captions(truth, rng)
         if self.requests:
-            words += (request(truth, v.pick(rng, CHANGES), rng),)
+            words += (request(truth, v.pick(rng, self.requests), rng),)
         return base.ClipInfo(num_frames, height, width, truth["fps"], words, truth)
 
 
