@@ -42,7 +42,7 @@ STEPS = {"vae": 150, "wide": 300, "images": 3500, "small": 1500, "ways": 7500, "
          "finer": 6400, "turns": 9000, "looks": 4000, "joins": 4600,
          "loops": 900, "wider": 5200, "diagonals": 600, "words": 2200, "calm": 6400,
          "said": 3000, "shown": 11500, "closed": 7500, "seasons": 2500,
-         "styles": 2200, "dit": 5500}  # fmt: skip
+         "styles": 2200, "dit": 4500}  # fmt: skip
 STEPS |= {f"debug-{stage}": 2 for stage in STEPS if stage not in ("vae", "wide", "dit")}
 STEPS |= {"debug-vae": 3, "debug-wide": 3, "debug": 3}
 CLIPS = "world:shapes?split=train&objects=1&anchored=true&size={clips}&seed={seed}&close={close}"

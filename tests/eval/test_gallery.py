@@ -35,7 +35,7 @@ def test_the_gallery_shows_every_capability_on_one_page(model, tmp_path):
     page = file.read_text()
     views = [view.video_THWC for sample in result.samples for view in sample.views]
     assert page.count("<video") == sum(len(video) > 1 for video in views)  # stills are <img>
-    assert sum(len(video) == 1 for video in views) == 6, "two given, one prompt at four sizes"
+    assert sum(len(video) == 1 for video in views) == 7, "two given, one prompt at five sizes"
     assert "http://" not in page.replace("http://www.w3.org", "") and "<script" not in page
     if shutil.which("chromium") is None:
         print("no chromium here: the page was not opened in a browser")
@@ -47,8 +47,8 @@ def test_the_gallery_shows_every_capability_on_one_page(model, tmp_path):
 def test_the_whole_suite_runs_on_a_random_model(model):
     suite = capabilities.CapabilitiesSuite(
         clips=2, library=3, size=(48, 48),
-        frames=17, strengths=(0.5,), sizes=((48, 48), (64, 48)), size_clips=2, long_clips=1, large=(96, 96),
-        long_s=10.0, shown=1, sampler=QUICK,
+        frames=17, strengths=(0.5,), sizes=((48, 48), (64, 48)), size_clips=2, large=(96, 96),
+        long_clips=1, long_s=10.0, shown=1, sampler=QUICK,
     )  # fmt: skip
     events = []
     result = capabilities.run(model, suite, lambda *event: events.append(event))
