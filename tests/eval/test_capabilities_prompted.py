@@ -90,7 +90,8 @@ def test_tasks_from_prompts_alone_have_a_guidance_and_costly_ones_fewer_clips(mo
     for task, group, expected in [
         ("image", capabilities.PROMPTED, (2.5, 48)),
         ("variations", capabilities.PROMPTED, (2.5, 16)),
-        ("edit", capabilities.GIVEN, (given, 16)),
+        ("edit", capabilities.PROMPTED, (2.5, 16)),
+        ("beginnings", capabilities.GIVEN, (given, 16)),
         ("strangers", capabilities.GIVEN, (given, 48)),
     ]:
         monkeypatch.setitem(group, task, spy)

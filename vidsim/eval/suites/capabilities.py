@@ -51,15 +51,15 @@ from vidsim.worlds.base import World, from_spec
 Progress = Callable[[str, int, int], None]
 Marks = dict[str, list[dict[str, float]]]
 Task = Callable[[Model, World, Any, Progress | None], Rows]
-# Tasks with rows of their own: where frames are given (a loop's reference is), and where none is.
+# Tasks with rows of their own: where given frames lead (a loop's reference does), and where the
+# prompt alone says what is to be seen.
 GIVEN: dict[str, Task] = {
-    "loop_prompt": loop_rows, "strangers": stranger_rows, "edit": edit_rows,
-    "beginnings": beginning_rows,
+    "loop_prompt": loop_rows, "strangers": stranger_rows, "beginnings": beginning_rows,
 }  # fmt: skip
 PROMPTED: dict[str, Task] = {
-    "image": image_rows, "prototype": prototype_rows, "variations": variation_rows,
-    "sizes": size_rows, "large": large_rows, "batch": batch_rows, "blend": blend_rows,
-    "long": long_rows,
+    "edit": edit_rows, "image": image_rows, "prototype": prototype_rows,
+    "variations": variation_rows, "sizes": size_rows, "large": large_rows, "batch": batch_rows,
+    "blend": blend_rows, "long": long_rows,
 }  # fmt: skip
 FEW = ("edit", "beginnings", "variations", "large")  # tasks that cost several clips each
 ALL = (*TASKS, *GIVEN, *PROMPTED)
@@ -88,7 +88,7 @@ class CapabilitiesSuite:
     seed       of the first clip's noise; the others follow
     shown      clips of each task kept to look at
     sampler    how clips are made
-    prompted   guidance scale instead of the sampler's where no frame is given (PROMPTED)
+    prompted   guidance scale instead of the sampler's where the prompt leads (PROMPTED)
     """
 
     tasks: tuple[str, ...] = ALL
