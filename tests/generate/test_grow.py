@@ -1,4 +1,4 @@
-"""Pictures that no row of training holds: how they grow, and that nothing else changes."""
+"""Pictures larger than those of training: how they grow, and that nothing else changes."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ import pytest
 from tests.generate.tiny_generator import make_model
 from vidsim.diffusion.guidance import GuidanceConfig
 from vidsim.generate import grow
-from vidsim.generate.pack import Request, TokenGrid
+from vidsim.generate.pack import Request
 from vidsim.generate.sample import SamplerConfig, sample
 
 CONFIG = SamplerConfig("euler", 4, GuidanceConfig(2.0))
@@ -18,9 +18,9 @@ CONFIG = SamplerConfig("euler", 4, GuidanceConfig(2.0))
     (2048, 2048), (1152, 2048), (2048, 640), (520, 520), (264, 1024), (8, 2000), (256, 256),
 ])  # fmt: skip
 def test_sizes_double_from_one_that_fits_to_the_one_asked_for(asked):
-    grid, tokens = TokenGrid(4, 8, (1, 1, 1)), 1216
-    way = grow.sizes(grid, Request("x", *asked), tokens)
-    assert way[-1] == asked
+    model, tokens = make_model(), 91 // 4
+    way = grow.sizes(model, Request("x", *asked))
+    assert model.limits.tokens == 91 and way[-1] == asked
     count = [h * w // 64 for h, w in way]
     assert count[0] <= tokens and all(n > tokens for n in count[1:])
     for (h, w), (high, wide) in zip(way, way[1:], strict=False):
@@ -30,29 +30,28 @@ def test_sizes_double_from_one_that_fits_to_the_one_asked_for(asked):
 
 def test_what_fits_and_what_moves_does_not_grow():
     model = make_model()
-    for request in (Request("x", 64, 64), Request("x", 48, 48, 5, 8.0)):
-        most = model.limits.tokens
-        assert grow.sizes(model.grid, request, most) == [(request.height, request.width)]
-        assert grow.notice(model.grid, request, most) == ""
+    for request in (Request("x", 32, 32), Request("x", 48, 48, 5, 8.0)):
+        assert grow.sizes(model, request) == [(request.height, request.width)]
+        assert grow.notice(model, request) == ""
 
 
 def test_small_requests_are_those_of_the_sampler_whatever_grows_beside_them():
     model = make_model()
-    small = [Request("x", 48, 64, seed=3), Request("y", 32, 32, 5, 8.0, seed=4)]
-    large = Request("x", 160, 128, seed=3)
+    small = [Request("x", 32, 40, seed=3), Request("y", 48, 32, 5, 8.0, seed=4)]
+    large = Request("x", 80, 64, seed=3)
     plain = sample(model, small, CONFIG)
     made = grow.sample_grown(model, [small[0], large, small[1]], CONFIG)
     for one, other in zip(plain, (made[0], made[2]), strict=True):
         assert np.abs(one.video_THWC.astype(int) - other.video_THWC.astype(int)).max() <= 1
-    assert made[1].video_THWC.shape == (1, 160, 128, 3) and made[1].request == large
+    assert made[1].video_THWC.shape == (1, 80, 64, 3) and made[1].request == large
     alone = grow.sample_grown(model, [large], CONFIG)[0]
     assert np.abs(alone.video_THWC.astype(int) - made[1].video_THWC.astype(int)).max() <= 1
 
 
 def test_without_noise_a_picture_is_its_first_size_enlarged(monkeypatch):
     monkeypatch.setattr(grow, "STRENGTH", 0.0)
-    model, large = make_model(), Request("x", 320, 256, seed=5)
-    way = grow.sizes(model.grid, large, model.limits.tokens)
+    model, large = make_model(), Request("x", 160, 128, seed=5)
+    way = grow.sizes(model, large)
     assert len(way) == 3
     small = dataclasses.replace(large, height=way[0][0], width=way[0][1])
     expected = sample(model, [small], CONFIG)[0].video_THWC
@@ -64,11 +63,9 @@ def test_without_noise_a_picture_is_its_first_size_enlarged(monkeypatch):
 
 def test_growing_takes_its_share_of_the_steps_and_says_at_which_size_it_is():
     events = []
-    model, large = make_model(), Request("x", 320, 256)
+    model, large = make_model(), Request("x", 160, 128)
     config = dataclasses.replace(CONFIG, steps=10)
     grow.sample_grown(model, [large], config, lambda *event: events.append(event))
     steps = {stage: of for stage, _, of in events if stage.startswith("denoise")}
-    assert steps == {"denoise": 10, "denoise 128x160": 4, "denoise 256x320": 4}
-    assert "from 64x80 by way of 128x160, 256x320" in grow.notice(
-        model.grid, large, model.limits.tokens
-    )
+    assert steps == {"denoise": 10, "denoise 64x80": 4, "denoise 128x160": 4}
+    assert "from 32x40 by way of 64x80, 128x160" in grow.notice(model, large)

@@ -93,7 +93,7 @@ def test_encoder_estimate_is_within_the_stated_factor_of_the_compiled_program():
 
 def test_what_grows_is_encoded_too_and_alone_in_its_batch():
     model = make_model()
-    small, large = Request("x", 48, 48), Request("x", 256, 192)
+    small, large = Request("x", 32, 32), Request("x", 256, 192)
     assert plan_memory(model, [small], CONFIG, available=1 << 40).encode == 0
     one = plan_memory(model, [large], CONFIG, available=1 << 40)
     three = plan_memory(model, [small, large, large], CONFIG, available=1 << 40)

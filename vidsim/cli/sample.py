@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         plan.check()
         config, notices = plan.config, [*notices, *plan.lines()]
     notices += dict.fromkeys(one.notice for one in fitted if one.notice)
-    said = (notice(model.grid, request, model.limits.tokens) for request in requests)
+    said = (notice(model, request) for request in requests)
     notices += dict.fromkeys(line for line in said if line)
     print("\n".join(notices), end="\n" * bool(notices), flush=True)
     with stages("sample") as show:

@@ -1,9 +1,9 @@
-"""Pictures larger than any row of training: a small one, then twice as large, again and again.
+"""Pictures larger than those of training: a small one, then twice as large, again and again.
 
 Sampled at once such a picture repeats what training shows, a lattice of small objects
-(experiments/RESULTS.md). So it is made at the largest of its halved sizes that a row of training
-holds; each further one is the one before, enlarged, noised to STRENGTH and denoised at its own size
-(SDEdit, arXiv:2108.01073; sizes one after another as in arXiv:2311.16973).
+(experiments/RESULTS.md). So it is made at the largest of its halved sizes that takes no more than
+SHARE of a row of training; each further one is the one before, enlarged, noised to STRENGTH and
+denoised at its own size (SDEdit, arXiv:2108.01073; sizes one after another: arXiv:2311.16973).
 """
 
 import dataclasses
@@ -16,16 +16,18 @@ from PIL import Image
 
 from vidsim.generate.edit import edit
 from vidsim.generate.model import Model
-from vidsim.generate.pack import Request, TokenGrid
+from vidsim.generate.pack import Request
 from vidsim.generate.sample import Progress, SamplerConfig, Video, sample
 
 Size = tuple[int, int]
 STRENGTH = 0.4  # noise time to which an enlarged picture is noised
+SHARE = 0.25  # of a row: rows hold many clips, and what fills more of one is rare in training
 
 
-def sizes(grid: TokenGrid, request: Request, tokens: int) -> list[Size]:
-    """(height, width) in pixels of a picture on its way: the first has at most `tokens` tokens, the
-    last is the request's own. One entry where nothing has to grow: small enough, or a video."""
+def sizes(model: Model, request: Request) -> list[Size]:
+    """(height, width) in pixels of a picture on its way: the first takes no more than SHARE of a
+    row, the last is the request's own. One entry where nothing grows: small enough, or a video."""
+    grid, tokens = model.grid, max(1, int(SHARE * model.limits.tokens))
     unit = grid.space_stride * grid.patch[1], grid.space_stride * grid.patch[2]
     cells = request.height // unit[0], request.width // unit[1]
     if request.num_frames > 1:
@@ -44,13 +46,13 @@ def sample_grown(
     config: SamplerConfig = SamplerConfig(),  # noqa: B008 (frozen)
     progress: Progress | None = None,
 ) -> list[Video]:
-    """Makes the requested clips as `sample` does, and grows pictures that no row of training holds.
+    """Makes the requested clips as `sample` does, and grows pictures larger than those of training.
 
     config   `steps` are of a whole way: a growing picture takes its share of them, two or more
     Returns  one video a request, in order
     Raises   BadInput as `sample`
     """
-    ways = [sizes(model.grid, request, model.limits.tokens) for request in requests]
+    ways = [sizes(model, request) for request in requests]
     starts = [
         dataclasses.replace(request, height=way[0][0], width=way[0][1])
         for request, way in zip(requests, ways, strict=True)
@@ -68,12 +70,12 @@ def sample_grown(
     return videos
 
 
-def notice(grid: TokenGrid, request: Request, tokens: int) -> str:
+def notice(model: Model, request: Request) -> str:
     """What is said of a picture that grows; "" of others."""
-    way = [f"{width}x{height}" for height, width in sizes(grid, request, tokens)]
+    way = [f"{width}x{height}" for height, width in sizes(model, request)]
     if len(way) == 1:
         return ""
-    return (f"larger than what a row of training holds: grown from {way[0]} "
+    return (f"larger than those of training: grown from {way[0]} "
             f"by way of {', '.join(way[1:])}, noised to {STRENGTH:g} each time")  # fmt: skip
 
 

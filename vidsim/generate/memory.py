@@ -93,7 +93,7 @@ def plan_memory(
     """
     available = available_bytes() if available is None else available
     layout = lay_out(model, requests, config.long_rows)
-    growing = [r for r in requests if len(sizes(model.grid, r, model.limits.tokens)) > 1]
+    growing = [r for r in requests if len(sizes(model, r)) > 1]
     together = [r for r in requests if r not in growing]
     denoise = max(  # what grows does so alone
         _denoise_bytes(model, batch, config)

@@ -93,7 +93,7 @@ class CapabilitiesSuite:
 
     tasks: tuple[str, ...] = ALL
     clips: int = 32
-    few: int = 24
+    few: int = 16
     world: str = "shapes?split=heldout&seed=3&objects=1"
     training: str = "shapes?split=train&seed=0&objects=1"
     library: int = 256
@@ -103,7 +103,7 @@ class CapabilitiesSuite:
     beginnings: int = 4
     sizes: tuple[tuple[int, int], ...] = SIZES
     size_clips: int = 16
-    large: tuple[int, int] = (512, 512)
+    large: tuple[int, int] = (256, 256)
     long_clips: int = 8
     long_s: float = 60.0
     long_fps: float = 8.0
