@@ -61,6 +61,14 @@ def test_given_frames_are_bit_exact_in_lossless_files(place, capsys):
     assert np.array_equal(decode(place / "o.mkv"), given)
 
 
+def test_a_picture_larger_than_a_row_of_training_is_planned_and_edited(place, capsys):
+    write_media(place / "large.png", noise(1, 160, 128, 5), 1)
+    words = ["--video", place / "large.png", "--strength", 0.5, "--prompt", "x"]
+    assert vidsim(place, "edit", *words, out="edited.png") == 0
+    assert "a row of 384 tokens; trained with up to 91" in capsys.readouterr().out
+    assert decode(place / "edited.png").shape == (1, 160, 128, 3)
+
+
 def test_the_long_command_streams_its_windows_and_clears_up(place, capsys):
     words = ["--size", "24x16", "--seconds", 2, "--fps", 8]
     assert vidsim(place, "long", *words, out="long.mp4") == 0

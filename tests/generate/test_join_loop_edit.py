@@ -223,6 +223,16 @@ def test_kept_pixels_are_the_input_bit_for_bit():
     assert made.notices == ("45.8% of the pixels are kept exactly",)
 
 
+def test_a_picture_larger_than_any_row_can_be_edited():
+    model, picture = make_model(), noise(1, 160, 128)  # 320 tokens; rows of training hold 91
+    one = dataclasses.replace(asked([1])[0], height=160, width=128, num_frames=1)
+    keep = np.zeros((1, 160, 128), bool)
+    keep[:, :80] = True
+    (made,) = edit(model, picture, [one], 0.5, keep, CONFIG)
+    assert np.array_equal(made.video_THWC[:, :80], picture[:, :80])
+    assert (made.video_THWC[:, 80:] != picture[:, 80:]).any()
+
+
 def test_tokens_are_given_only_where_all_of_their_pixels_are():
     keep = np.ones((5, 16, 24), bool)
     keep[0, 3, 3] = keep[4, 9, 20] = False

@@ -1,6 +1,7 @@
 """`vidsim edit`: a video under a new prompt, as far from itself as --strength says."""
 
 import argparse
+import dataclasses
 
 from vidsim.cli import capability, settings
 
@@ -24,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     from vidsim.cli.progress import stages
     from vidsim.generate.edit import check_strength, edit, read_mask
     from vidsim.generate.media import count_frames, same_size
-    from vidsim.generate.sample import lay_out
+    from vidsim.generate.memory import fit_memory
 
     capability.settle(args, ["video"], strength=0.6, keep=None, frames_of=None)
     check_strength(args.strength)
@@ -41,7 +42,10 @@ def run(args: argparse.Namespace) -> int:
         mask = capability.read(args, model, args.keep, part)
         keep = read_mask(mask.video_THWC)
     asked = capability.requests(args, given.size, fps)
-    lay_out(model, asked[:1])
+    # a picture may have a row of its own length
+    config = dataclasses.replace(config, long_rows=len(given.video_THWC) == 1)
+    config, lines = fit_memory(model, asked[:1], config)
+    print("\n".join(lines), end="\n" * bool(lines), flush=True)
     with stages("edit") as show:
         made = edit(model, given.video_THWC, asked, args.strength, keep, config, window, show)
     capability.write(args, model, made, paths)

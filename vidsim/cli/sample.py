@@ -50,10 +50,9 @@ def run(args: argparse.Namespace) -> int:
     from vidsim.generate.fit import fit
     from vidsim.generate.grow import notice, sample_grown
     from vidsim.generate.made import variations
-    from vidsim.generate.memory import plan_memory, worth_planning
+    from vidsim.generate.memory import fit_memory
     from vidsim.generate.model import load
     from vidsim.generate.provenance import GENERATED, signed
-    from vidsim.generate.sample import lay_out
     from vidsim.generate.write import check_media, write_media
 
     facts = settings.settle(args)
@@ -75,11 +74,8 @@ def run(args: argparse.Namespace) -> int:
     requests = [one.sampled for one in fitted]
     if args.long_rows or all(request.num_frames == 1 for request in requests):
         config = dataclasses.replace(config, long_rows=True)
-    lay_out(model, requests, config.long_rows)
-    if worth_planning(model, requests, config):
-        plan = plan_memory(model, requests, config)
-        plan.check()
-        config, notices = plan.config, [*notices, *plan.lines()]
+    config, lines = fit_memory(model, requests, config)
+    notices += lines
     notices += dict.fromkeys(one.notice for one in fitted if one.notice)
     said = (notice(model, request) for request in requests)
     notices += dict.fromkeys(line for line in said if line)

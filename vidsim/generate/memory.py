@@ -83,6 +83,21 @@ def worth_planning(model: Model, requests: Sequence[Request], config: SamplerCon
     return pixels >= LARGE_PIXELS or layout.limits.tokens > model.limits.tokens
 
 
+def fit_memory(
+    model: Model, requests: Sequence[Request], config: SamplerConfig
+) -> tuple[SamplerConfig, list[str]]:
+    """The sampler with the tiles that fit, and what to say of it; nothing where all is small.
+
+    Raises  BadInput as `lay_out`, or with the figures where the memory does not suffice
+    """
+    lay_out(model, requests, config.long_rows)
+    if not worth_planning(model, requests, config):
+        return config, []
+    plan = plan_memory(model, requests, config)
+    plan.check()
+    return plan.config, plan.lines()
+
+
 def plan_memory(
     model: Model, requests: Sequence[Request], config: SamplerConfig, available: int | None = None
 ) -> MemoryPlan:
