@@ -91,25 +91,26 @@ def test_encoder_estimate_is_within_the_stated_factor_of_the_compiled_program():
     assert measured / FACTOR < estimate < measured * FACTOR, (estimate, measured)
 
 
-def test_what_grows_is_encoded_too_and_alone_in_its_batch():
+def test_what_grows_is_encoded_too_and_denoised_in_rows_of_training():
     model = make_model()
     small, large = Request("x", 32, 32), Request("x", 256, 192)
     assert plan_memory(model, [small], CONFIG, available=1 << 40).encode == 0
-    one = plan_memory(model, [large], CONFIG, available=1 << 40)
-    three = plan_memory(model, [small, large, large], CONFIG, available=1 << 40)
-    assert one.encode > 0 and "encoder" in one.lines()[0]
-    assert three.denoise == one.denoise and three.tokens == one.tokens
+    grown = plan_memory(model, [large], CONFIG, available=1 << 40)
+    whole = plan_memory(model, [large], CONFIG, available=1 << 40, grows=False)
+    assert grown.encode == whole.encode > 0 and "encoder" in grown.lines()[0]
+    assert grown.tokens <= model.limits.tokens < whole.tokens == 768
+    assert plan_memory(model, [small, large, large], CONFIG, 1 << 40).denoise == grown.denoise
 
 
 def test_a_large_picture_gets_tiles_that_fit_and_is_the_same_picture():
     model = make_model()
     asked = [Request("x", 256, 192, seed=2)]
-    roomy = plan_memory(model, asked, CONFIG, available=1 << 40)
+    roomy = plan_memory(model, asked, CONFIG, available=1 << 40, grows=False)
     assert roomy.config.tile == 0 and roomy.tokens == 768 and roomy.trained == 91
     assert any("768 tokens; trained with up to 91" in line for line in roomy.lines())
     roomy.check()
     room = memory.FIXED_BYTES + roomy.decode // 2
-    tight = plan_memory(model, asked, CONFIG, available=room)
+    tight = plan_memory(model, asked, CONFIG, available=room, grows=False)
     assert tight.config.tile > 0 and tight.decode < roomy.decode
     whole, tiled = (sample(model, asked, p.config)[0].video_THWC for p in (roomy, tight))
     assert whole.shape == (1, 256, 192, 3) and whole.std() > 5

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     asked = capability.requests(args, given.size, fps)
     # a picture may have a row of its own length
     config = dataclasses.replace(config, long_rows=len(given.video_THWC) == 1)
-    config, lines = fit_memory(model, asked[:1], config)
+    config, lines = fit_memory(model, asked[:1], config, grows=False)
     print("\n".join(lines), end="\n" * bool(lines), flush=True)
     with stages("edit") as show:
         made = edit(model, given.video_THWC, asked, args.strength, keep, config, window, show)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from vidsim.core.errors import BadInput, bad
 from vidsim.core.liveness import peak_bytes, tree_bytes
 from vidsim.data.packing import RowLimits
-from vidsim.generate.grow import sizes
+from vidsim.generate.grow import SHARE, sizes
 from vidsim.generate.model import Model
 from vidsim.generate.pack import Request, bucket
 from vidsim.generate.sample import SamplerConfig, lay_out
@@ -30,6 +30,7 @@ SOLVER_ARRAYS = 8  # x, its noise, what multistep solvers keep, and sums on the 
 FIXED_BYTES = 400 << 20  # compiler and runtime, beyond what the process holds already
 # A picture of so many pixels, or a row longer than any trained with, is worth planning.
 LARGE_PIXELS = 512 * 512
+TILES_A_ROW = round(1 / SHARE)  # of a growing picture, at most
 TILES = (128, 64, 32, 16, 8)
 
 
@@ -39,7 +40,7 @@ class MemoryPlan:
 
     denoise    the denoiser on its largest batch, with the solver's arrays
     decode     the decoder on its largest call, with the finished pixels
-    encode     the encoder on the largest picture that grows, 0 without one
+    encode     the encoder on the largest picture that grows or is given, 0 without one
     available  free on the device (or in the machine) now
     config     the sampler with the tiles that were chosen
     tokens     of the longest row; trained, of the longest row in training
@@ -84,37 +85,39 @@ def worth_planning(model: Model, requests: Sequence[Request], config: SamplerCon
 
 
 def fit_memory(
-    model: Model, requests: Sequence[Request], config: SamplerConfig
+    model: Model, requests: Sequence[Request], config: SamplerConfig, grows: bool = True
 ) -> tuple[SamplerConfig, list[str]]:
     """The sampler with the tiles that fit, and what to say of it; nothing where all is small.
 
+    grows   as in `plan_memory`
     Raises  BadInput as `lay_out`, or with the figures where the memory does not suffice
     """
     lay_out(model, requests, config.long_rows)
     if not worth_planning(model, requests, config):
         return config, []
-    plan = plan_memory(model, requests, config)
+    plan = plan_memory(model, requests, config, grows=grows)
     plan.check()
     return plan.config, plan.lines()
 
 
 def plan_memory(
-    model: Model, requests: Sequence[Request], config: SamplerConfig, available: int | None = None
-) -> MemoryPlan:
+    model: Model, requests: Sequence[Request], config: SamplerConfig, available: int | None = None,
+    grows: bool = True,
+) -> MemoryPlan:  # fmt: skip
     """The plan of `sample_grown(model, requests, config)`; nothing is compiled.
 
+    grows      whether large pictures do; else all are made at once, from what is encoded
     available  bytes; None asks the device
     Raises     BadInput as `lay_out`
     """
     available = available_bytes() if available is None else available
-    layout = lay_out(model, requests, config.long_rows)
-    growing = [r for r in requests if len(sizes(model, r)) > 1]
+    lay_out(model, requests, config.long_rows)
+    growing = [r for r in requests if grows and len(sizes(model, r)) > 1]
     together = [r for r in requests if r not in growing]
-    denoise = max(  # what grows does so alone
-        _denoise_bytes(model, batch, config)
-        for batch in (together, *([r] for r in growing))
-        if batch
-    )
+    tiles = [_tile(model, r) for r in growing for _ in range(config.max_rows * TILES_A_ROW)]
+    batches = [batch for batch in (together, tiles) if batch]
+    denoise = max(_denoise_bytes(model, batch, config) for batch in batches)
+    tokens = max(lay_out(model, batch, config.long_rows).limits.tokens for batch in batches)
     pixels = sum(r.height * r.width * r.num_frames * 3 for r in requests)
     space, time = model.vae.vae.cfg.space_stride, model.vae.vae.cfg.time_stride
     shapes = [
@@ -124,10 +127,15 @@ def plan_memory(
     chosen = config
     if decode + FIXED_BYTES > available and not config.tile:
         chosen, decode = _tiled(model, shapes, config, decode, available - FIXED_BYTES)
-    tokens = layout.limits.tokens
-    encode = max((encode_bytes(model, r) for r in growing), default=0)
+    encode = max((encode_bytes(model, r) for r in (growing if grows else requests)), default=0)
     return MemoryPlan(denoise, decode + 2 * pixels, encode + 2 * pixels * bool(encode), available,
                       chosen, tokens, model.limits.tokens)  # fmt: skip
+
+
+def _tile(model: Model, request: Request) -> Request:
+    """A growing picture's first size, which is also that of its tiles."""
+    height, width = sizes(model, request)[0]
+    return dataclasses.replace(request, height=height, width=width)
 
 
 def _denoise_bytes(model: Model, batch: Sequence[Request], config: SamplerConfig) -> int:
