@@ -8,17 +8,17 @@ Purpose   one small model with every capability: 4x8x8 autoencoder, text encoder
           of 12 sizes and 1 to 129 frames among it. So far latents have 24 channels, in which
           objects leap from one latent frame to the next: 24 more, chosen for motion, carry them
           smoothly, and the denoiser goes on with all 48; it gets three more layers, reads what it
-          said in the step before, and sees the first frame of long videos; at last loops; exported
-          in bfloat16
+          said in the step before, and sees the first frame of long videos; at last loops, winter,
+          and requests to change what is seen; exported in bfloat16
 Command   python experiments/demo.py         makes vidsim/assets/demo; goes on where it stopped
           python experiments/demo.py --list  prints its commands: index, the autoencoder's
                                              training, encode, nine stages of training, the
-                                             autoencoder widened, encode, twelve more stages,
+                                             autoencoder widened, encode, fifteen more stages,
                                              export, eval (vae, prompts, capabilities), export
 Hardware  2 CPU cores, 8 GiB; an accelerator where there is one
-Cost      about fourteen hours on 2 CPU cores
+Cost      about fifteen hours on 2 CPU cores
 Target    colour and background 0.95, shape 0.80, direction 0.70 on held-out prompts; what
-          version 12 reaches: experiments/RESULTS.md
+          version 13 reaches: experiments/RESULTS.md
 Variants  :vae, :wide and the stages of CLIPS_OF, with :dit also without a name; each with debug-
           before it,
           a few steps; python experiments/demo.py --debug goes the whole road with them, in
