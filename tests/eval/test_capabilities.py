@@ -199,6 +199,12 @@ def test_edits_count_only_when_the_target_is_there_and_the_rest_stays(kind):
         assert still["kept"] == 0.0 or path(case.track_T2) < 20
 
 
+def test_too_few_clips_that_show_in_winter_are_refused(monkeypatch):
+    monkeypatch.setattr(v, "LOST_IN_FROST", tuple(v.COLOURS))
+    with pytest.raises(BadInput, match="0 clips of 9 show in winter"):
+        edit_cases(WORLD, CapabilitiesSuite(clips=1, size=SIZE, frames=FRAMES), STRIDE)
+
+
 def test_the_words_of_an_edit_name_what_is_new_and_not_what_was():
     suite = CapabilitiesSuite(clips=8, size=SIZE, frames=FRAMES)
     for number, case in enumerate(edit_cases(WORLD, suite, STRIDE)):

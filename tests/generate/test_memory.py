@@ -17,6 +17,7 @@ from vidsim.generate.memory import (
     decode_bytes,
     denoise_bytes,
     encode_bytes,
+    fit_memory,
     plan_memory,
     worth_planning,
 )
@@ -100,6 +101,16 @@ def test_what_grows_is_encoded_too_and_denoised_in_rows_of_training():
     assert grown.encode == whole.encode > 0 and "encoder" in grown.lines()[0]
     assert grown.tokens <= model.limits.tokens < whole.tokens == 768
     assert plan_memory(model, [small, large, large], CONFIG, 1 << 40).denoise == grown.denoise
+
+
+def test_a_picture_that_grows_needs_no_long_row_and_may_stand_beside_a_video():
+    model, plain = make_model(), dataclasses.replace(CONFIG, long_rows=False)
+    mixed = [Request("x", 32, 32, 5, 8.0), Request("x", 256, 192)]
+    config, lines = fit_memory(model, mixed, plain)
+    assert not config.long_rows and "encoder" in lines[0] and "a row of" not in "".join(lines)
+    assert fit_memory(model, mixed[:1], plain) == (plain, [])
+    with pytest.raises(BadInput, match="768 tokens"):
+        fit_memory(model, mixed[1:], plain, grows=False)
 
 
 def test_a_large_picture_gets_tiles_that_fit_and_is_the_same_picture():

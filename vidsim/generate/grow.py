@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from vidsim.core.host_random import stable_hash
 from vidsim.generate.conditions import Condition
 from vidsim.generate.model import Model
 from vidsim.generate.pack import Request
@@ -101,8 +102,8 @@ def refine(
     conditions = [_noised(latent[:, a:b, c:d], model.grid.patch) for (a, b), (c, d) in places]
     asked = [
         dataclasses.replace(request, height=(b - a) * unit, width=(d - c) * unit,
-                            seed=request.seed + n)
-        for n, ((a, b), (c, d)) in enumerate(places, 1)
+                            seed=stable_hash("tile", request.seed, H, W, a, c) >> 33)
+        for (a, b), (c, d) in places
     ]  # fmt: skip
     guidance = dataclasses.replace(config.guidance, scale=1.0)
     steps = max(2, round(STRENGTH * config.steps))

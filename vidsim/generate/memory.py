@@ -79,7 +79,7 @@ class MemoryPlan:
 
 def worth_planning(model: Model, requests: Sequence[Request], config: SamplerConfig) -> bool:
     """Whether any picture or row is large enough to ask for its memory."""
-    layout = lay_out(model, requests, config.long_rows)
+    layout = lay_out(model, requests, True)
     pixels = max(r.height * r.width for r in requests)
     return pixels >= LARGE_PIXELS or layout.limits.tokens > model.limits.tokens
 
@@ -92,7 +92,7 @@ def fit_memory(
     grows   as in `plan_memory`
     Raises  BadInput as `lay_out`, or with the figures where the memory does not suffice
     """
-    lay_out(model, requests, config.long_rows)
+    lay_out(model, [_tile(model, r) for r in requests] if grows else requests, config.long_rows)
     if not worth_planning(model, requests, config):
         return config, []
     plan = plan_memory(model, requests, config, grows=grows)
@@ -111,7 +111,6 @@ def plan_memory(
     Raises     BadInput as `lay_out`
     """
     available = available_bytes() if available is None else available
-    lay_out(model, requests, config.long_rows)
     growing = [r for r in requests if grows and len(sizes(model, r)) > 1]
     together = [r for r in requests if r not in growing]
     tiles = [_tile(model, r) for r in growing for _ in range(config.max_rows * TILES_A_ROW)]

@@ -130,7 +130,8 @@ def run(model: Model, suite: CapabilitiesSuite, progress: Progress | None = None
     height, width = suite.size
     sizes = suite.sizes if "sizes" in suite.tasks else ()
     lay_out(model, [Request("", *size, suite.frames) for size in ((height, width), *sizes)])
-    lay_out(model, [Request("", *suite.large)], long_rows=True)
+    if "large" in suite.tasks:
+        lay_out(model, [Request("", *suite.large)], long_rows=True)
     scores: list[Score] = []
     samples: list[Sample] = []
     clips: list[dict[str, Any]] = []

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from vidsim.core.errors import bad
 from vidsim.core.host_random import stable_hash
 from vidsim.eval.result import Sample, View
 from vidsim.eval.score import Score, score_of
@@ -113,8 +114,12 @@ def edit_rows(
 
 def edit_cases(world: World, suite: ClipsSuite, stride: int) -> list[Case]:
     """Cases whose object shows in winter too."""
-    drawn = draw_cases("animate", world, suite.clips + SPARE, suite.size, suite.frames, stride)
+    count = suite.clips + suite.clips // 4 + SPARE
+    drawn = draw_cases("animate", world, count, suite.size, suite.frames, stride)
     seen = [c for c in drawn if c.info.truth["objects"][0]["colour"] not in v.LOST_IN_FROST]
+    if len(seen) < suite.clips:
+        raise bad("suite capabilities, edit", f"{len(seen)} clips of {count} show in winter",
+                  f"{suite.clips}", "fewer clips")  # fmt: skip
     return seen[: suite.clips]
 
 

@@ -49,10 +49,8 @@ def stranger_rows(
         return made.video_THWC[len(a) : len(a) + count], a[-1], b[0]
 
     most = (plan_window(model, *suite.size, WindowConfig()).latents - 2) * stride
-    count, span = (
-        min(3 * half, most),
-        (half, half + 1),
-    )  # the scenes' frames at which the gap begins and ends
+    count = min(3 * half, most)
+    span = half, half + 1  # the scenes' frames at which the gap begins and ends
     return _rows("strangers", world, suite, make, span, count, progress)
 
 
