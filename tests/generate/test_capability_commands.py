@@ -165,15 +165,20 @@ def test_every_command_takes_the_samplers_options_and_makes_a_file_again(place, 
     assert (decode(one) != decode(three)).any()
 
 
-def test_loops_are_guided_less_than_the_others_unless_it_is_said(place):
+def test_given_frames_and_loops_are_guided_less_than_prompts_unless_it_is_said(place):
     """The guidance written into the file is that of the options, or the command's own default."""
     words = ["--prompt", "a", "--size", "24x16", "--frames", "8"]
     for options, guidance in ((["--steps", "1"], 1.5), (["--steps", "1", "--guidance", "1"], 1.0)):
         assert vidsim(place, "loop", *words, options=options) == 0
         facts = read_settings(place / "o.mkv")
         assert facts["guidance"] == guidance and "guidance" not in facts["options"]
-    still = ["--image", place / "a.mkv", "--frames", "5", "--prompt", "a"]
-    assert vidsim(place, "animate", *still, options=["--steps", "1"]) == 0
+    others = {"animate": 1.5, "extend": 1.5, "join": 1.5, "edit": 3.0}
+    for command, guidance in others.items():
+        given = [word.format(place) for word in COMMANDS[command]]
+        assert vidsim(place, command, *given, "--prompt", "a", options=["--steps", "1"]) == 0
+        assert read_settings(place / "o.mkv")["guidance"] == guidance, command
+    blend = ["--blend", "--prompt", "a", "--prompt-b", "b", "--size", "24x16", "--frames", "9"]
+    assert vidsim(place, "join", *blend, options=["--steps", "1"]) == 0
     assert read_settings(place / "o.mkv")["guidance"] == 3.0
 
 

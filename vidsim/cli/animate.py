@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     from vidsim.generate.extend import animate
     from vidsim.generate.sample import lay_out
 
-    capability.settle(args, ["image"], frames=9)
+    capability.settle(args, ["image"], frames=9, guidance=capability.GUIDANCE)
     fps = args.fps or 8.0
     paths = capability.outputs(args, args.frames, fps)
     config, window = settings.sampler(args), capability.window(args)

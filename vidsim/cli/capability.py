@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from vidsim.generate.pack import Request
     from vidsim.generate.roll import WindowConfig
 
+# Where given frames say most, and in loops; at the prompts' own default fewer clips are right
+# (experiments/RESULTS.md, versions 6 and 12).
+GUIDANCE = 1.5
+
 _SIZE = re.compile(r"^(\d+)x(\d+)$")
 _SPAN = re.compile(r"^(\d*):(\d*)$")
 

@@ -22,7 +22,8 @@ def run(args: argparse.Namespace) -> int:
     from vidsim.generate.extend import check_extension, extend
     from vidsim.generate.sample import lay_out
 
-    capability.settle(args, ["video"], frames=8, direction="forward", frames_of=None)
+    capability.settle(args, ["video"], frames=8, direction="forward", frames_of=None,
+                      guidance=capability.GUIDANCE)  # fmt: skip
     check_extension(args.frames, args.direction)
     paths = capability.outputs(args, args.frames + 1, args.fps or 8.0)
     config, window = settings.sampler(args), capability.window(args)

@@ -5,8 +5,6 @@ import argparse
 from vidsim.cli import capability, settings
 from vidsim.core.errors import bad
 
-GUIDANCE = 1.5
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
@@ -28,8 +26,7 @@ def run(args: argparse.Namespace) -> int:
     from vidsim.generate.sample import lay_out
     from vidsim.generate.write import check_media, write_media
 
-    # At the others' default a loop's object frays (experiments/RESULTS.md, version 12).
-    capability.settle(args, frames=16, video=None, guidance=GUIDANCE)
+    capability.settle(args, frames=16, video=None, guidance=capability.GUIDANCE)
     size = capability.size_of(args.size)
     if args.video is None and size is None:
         raise bad("--size", "none for a loop from a prompt", "WIDTHxHEIGHT in pixels")
