@@ -11,7 +11,7 @@ from vidsim.generate.pack import (
     TokenGrid,
     bucket,
     build_batch,
-    fit_limits,
+    fit_rows,
     noise_key,
     pack_rows,
     row_spans,
@@ -115,10 +115,20 @@ def test_what_fits_no_row_is_refused():
         pack_rows([1], [41], LIMITS)
 
 
-def test_rows_shrink_for_few_clips_only():
-    assert fit_limits([10], [3], LIMITS).tokens == 16
-    assert fit_limits([33], [3], LIMITS).tokens == 64
-    assert fit_limits([1] * 5, [1] * 5, LIMITS) == LIMITS  # more clips than a row has segments
+def test_the_row_of_few_clips_is_halved_and_of_many_leaves_little_empty():
+    def length(tokens, most=8):
+        limits, rows = fit_rows(tokens, [1] * len(tokens), LIMITS, most)
+        assert sorted(i for row in rows for i in row) == list(range(len(tokens)))
+        assert all(sum(tokens[i] for i in row) <= limits.tokens for row in rows)
+        return limits.tokens, len(rows)
+
+    assert length([10]) == (16, 1) and length([33]) == (64, 1) and length([16, 16]) == (32, 1)
+    assert length([1] * 5) == (40, 2), "more clips than a row has segments"
+    assert length([40, 40]) == (40, 2), "not two rows of 64"
+    assert length([50, 30]) == (56, 2) and length([60, 60]) == (64, 2)
+    # three rows of 40 would be computed as four, for less than two of 64 hold
+    assert length([40, 22, 40]) == (64, 2)
+    assert length([33] * 9, most=8) == (40, 9), "two batches of eight, the shorter the better"
     assert [bucket(n, 8) for n in (1, 2, 3, 5, 8)] == [1, 2, 4, 8, 8]
 
 

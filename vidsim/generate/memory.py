@@ -116,7 +116,9 @@ def plan_memory(
     tiles = [_tile(model, r) for r in growing for _ in range(config.max_rows * TILES_A_ROW)]
     batches = [batch for batch in (together, tiles) if batch]
     denoise = max(_denoise_bytes(model, batch, config) for batch in batches)
-    tokens = max(lay_out(model, batch, config.long_rows).limits.tokens for batch in batches)
+    tokens = max(
+        lay_out(model, batch, config.long_rows, config.max_rows).limits.tokens for batch in batches
+    )
     pixels = sum(r.height * r.width * r.num_frames * 3 for r in requests)
     space, time = model.vae.vae.cfg.space_stride, model.vae.vae.cfg.time_stride
     shapes = [
@@ -138,7 +140,7 @@ def _tile(model: Model, request: Request) -> Request:
 
 
 def _denoise_bytes(model: Model, batch: Sequence[Request], config: SamplerConfig) -> int:
-    layout = lay_out(model, batch, config.long_rows)
+    layout = lay_out(model, batch, config.long_rows, config.max_rows)
     rows = bucket(len(layout.rows), config.max_rows)
     return denoise_bytes(model.for_rows(layout.limits.tokens), rows, layout.limits, config)
 

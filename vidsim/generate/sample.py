@@ -5,6 +5,7 @@ place in the clip) and attention stays inside a clip, so neighbours in the batch
 rounding alone.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from vidsim.diffusion.times import time_grid
 from vidsim.generate.conditions import Condition, place, steer
 from vidsim.generate.model import Model
 from vidsim.generate.noise import Noise, check_kind
-from vidsim.generate.pack import Request, bucket, build_batch, fit_limits, pack_rows, row_spans
+from vidsim.generate.pack import Request, bucket, build_batch, fit_rows, row_spans
 from vidsim.models.codec import CodecConfig, decode_clips
 from vidsim.models.latents import denormalise
 from vidsim.models.tiles import decode_tiled
@@ -33,6 +34,7 @@ from vidsim.tasks.denoising import Denoising
 from vidsim.tasks.prompting import Text
 
 Progress = Callable[[str, int, int], None]
+MAX_ROWS = 8  # of a batch
 _LONG = 128  # rows longer than those of training are multiples of this
 
 
@@ -56,7 +58,7 @@ class SamplerConfig:
     guidance: GuidanceConfig = GuidanceConfig(scale=3.0)
     noise: str = "shared"
     sde: float = 1.0
-    max_rows: int = 8
+    max_rows: int = MAX_ROWS
     codec: CodecConfig = field(default_factory=CodecConfig)
     tile: int = 0
     long_rows: bool = False
@@ -92,10 +94,12 @@ class Layout:
     limits: RowLimits
 
 
-def lay_out(model: Model, requests: Sequence[Request], long_rows: bool = False) -> Layout:
+def lay_out(
+    model: Model, requests: Sequence[Request], long_rows: bool = False, max_rows: int = MAX_ROWS
+) -> Layout:
     """Checks requests and gives them places, before anything is compiled.
 
-    long_rows  as in SamplerConfig
+    long_rows, max_rows  as in SamplerConfig
     Raises  BadInput for no requests, a size off the grid (naming the nearest), a prompt or a clip
             that no row holds
     """
@@ -109,10 +113,9 @@ def lay_out(model: Model, requests: Sequence[Request], long_rows: bool = False) 
     text = [max(len(a), len(b)) for a, b in zip(prompts, negatives, strict=True)]
     limits = model.limits
     if long_rows and max(tokens) > limits.tokens:
-        limits = RowLimits(-(-max(tokens) // _LONG) * _LONG, limits.text, limits.segments)
-    else:
-        limits = fit_limits(tokens, text, limits)
-    return Layout(grids, prompts, negatives, pack_rows(tokens, text, limits), limits)
+        limits = dataclasses.replace(limits, tokens=-(-max(tokens) // _LONG) * _LONG)
+    limits, rows = fit_rows(tokens, text, limits, max_rows)
+    return Layout(grids, prompts, negatives, rows, limits)
 
 
 def sample(
@@ -159,7 +162,7 @@ def sample_latents(
 
     conditions  what is given of each clip, None for nothing
     """
-    layout = lay_out(model, requests, config.long_rows)
+    layout = lay_out(model, requests, config.long_rows, config.max_rows)
     model = model.for_rows(layout.limits.tokens)
     batches = [
         layout.rows[start : start + config.max_rows]
