@@ -115,15 +115,16 @@ def test_what_fits_no_row_is_refused():
         pack_rows([1], [41], LIMITS)
 
 
-def test_the_row_of_few_clips_is_halved_and_of_many_leaves_little_empty():
+def test_rows_have_the_length_that_leaves_least_of_them_empty():
     def length(tokens, most=8):
         limits, rows = fit_rows(tokens, [1] * len(tokens), LIMITS, most)
         assert sorted(i for row in rows for i in row) == list(range(len(tokens)))
         assert all(sum(tokens[i] for i in row) <= limits.tokens for row in rows)
         return limits.tokens, len(rows)
 
-    assert length([10]) == (16, 1) and length([33]) == (64, 1) and length([16, 16]) == (32, 1)
-    assert length([1] * 5) == (40, 2), "more clips than a row has segments"
+    assert length([10]) == (10, 1) and length([11]) == (12, 1) and length([33]) == (40, 1)
+    assert length([64]) == (64, 1) and length([16, 16]) == (32, 1)
+    assert length([1] * 5) == (3, 2), "more clips than a row has segments"
     assert length([40, 40]) == (40, 2), "not two rows of 64"
     assert length([50, 30]) == (56, 2) and length([60, 60]) == (64, 2)
     # three rows of 40 would be computed as four, for less than two of 64 hold

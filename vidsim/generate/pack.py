@@ -98,31 +98,31 @@ def pack_rows(tokens: Sequence[int], text: Sequence[int], limits: RowLimits) -> 
 def fit_rows(
     tokens: Sequence[int], text: Sequence[int], limits: RowLimits, most: int
 ) -> tuple[RowLimits, list[list[int]]]:
-    """Rows for the clips, and limits of a length at which little of the rows stays empty.
+    """Rows for the clips, and limits of the length at which the fewest tokens are computed.
 
-    What one row holds gets one, halved as long as it still does: a lone small clip does not pay for
-    a long row, and few lengths are ever compiled. Several rows have the length, of eighths of the
-    longest from five to eight, that costs the fewest tokens, empty ones and empty rows counted.
+    Lengths are that of the limits in five to eight eighths, and these halved again and again: a
+    lone small clip does not pay for a long row, and few lengths are ever compiled. Empty tokens
+    count, and the empty rows of a batch; of equal lengths the longest is taken.
 
     most     rows of a batch
     Returns  the limits; rows as `pack_rows`
     Raises   BadInput as `pack_rows`
     """
-    rows = pack_rows(tokens, text, limits)
-    if len(rows) == 1:
-        length = limits.tokens
-        while length % 2 == 0 and sum(tokens) <= length // 2:
-            length //= 2
-        return dataclasses.replace(limits, tokens=length), rows
-    found = limits, rows
-    for length in (limits.tokens * eighths // 8 for eighths in (7, 6, 5)):
-        if length * 8 % limits.tokens or max(tokens) > length:
-            continue
+    found = limits, pack_rows(tokens, text, limits)
+    for length in _lengths(limits.tokens)[1:]:
+        if length < max(tokens):
+            break
         tried = dataclasses.replace(limits, tokens=length)
         packed = pack_rows(tokens, text, tried)
         if length * _computed(len(packed), most) < found[0].tokens * _computed(len(found[1]), most):
             found = tried, packed
     return found
+
+
+def _lengths(longest: int) -> list[int]:
+    """Whole halves of the longest row and of its eighths from five on, the longest first."""
+    parts = (longest * eighths / (8 << halved) for eighths in range(5, 9) for halved in range(32))
+    return sorted({int(part) for part in parts if part >= 1 and part.is_integer()}, reverse=True)
 
 
 def _computed(rows: int, most: int) -> int:
