@@ -30,10 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Reads the clips, makes what lies between them, writes all."""
-    led = {} if args.blend else {"guidance": capability.GUIDANCE}  # a blend is led by its prompts
-    capability.settle(
-        args, a=None, b=None, frames=8, blend=False, prompt_b="", strength=0.6, **led
-    )  # fmt: skip
+    usual = settings.SAMPLING["guidance"]  # a blend is led by its prompts
+    capability.settle(args, a=None, b=None, frames=8, blend=False, prompt_b="", strength=0.6,
+                      guidance=usual if args.blend else capability.GUIDANCE)  # fmt: skip
     if (args.a is None) != (args.b is None) or not (args.blend or args.a):
         raise bad("--a", "one clip", "two: --a and --b", "or --blend with two prompts")
     if args.blend and not args.a and not args.size:
