@@ -25,7 +25,7 @@ from vidsim.diffusion.times import time_grid
 from vidsim.generate.conditions import Condition, place, steer
 from vidsim.generate.model import Model
 from vidsim.generate.noise import Noise, check_kind
-from vidsim.generate.pack import Request, bucket, build_batch, fit_rows, row_spans
+from vidsim.generate.pack import Request, bucket, build_batch, fit_rows, pack_rows, row_spans
 from vidsim.models.codec import CodecConfig, decode_clips
 from vidsim.models.latents import denormalise
 from vidsim.models.tiles import decode_tiled
@@ -111,10 +111,12 @@ def lay_out(
     tokens = [int(np.prod(grid)) for grid in grids]
     # Both texts of a clip use the same rows, so the longer one counts.
     text = [max(len(a), len(b)) for a, b in zip(prompts, negatives, strict=True)]
-    limits = model.limits
-    if long_rows and max(tokens) > limits.tokens:
-        limits = dataclasses.replace(limits, tokens=-(-max(tokens) // _LONG) * _LONG)
-    limits, rows = fit_rows(tokens, text, limits, max_rows)
+    if long_rows and max(tokens) > model.limits.tokens:
+        length = -(-max(tokens) // _LONG) * _LONG
+        limits = dataclasses.replace(model.limits, tokens=length)
+        rows = pack_rows(tokens, text, limits)
+    else:
+        limits, rows = fit_rows(tokens, text, model.limits, max_rows)
     return Layout(grids, prompts, negatives, rows, limits)
 
 
