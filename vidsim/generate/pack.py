@@ -102,7 +102,7 @@ def fit_rows(
 
     Lengths are that of the limits in five to eight eighths, and these halved again and again: a
     lone small clip does not pay for a long row, and few lengths are ever compiled. Empty tokens
-    count, and the empty rows of a batch; of equal lengths the longest is taken.
+    count, and the empty rows of a batch; of lengths that cost the same the longest is taken.
 
     most     rows of a batch
     Returns  the limits; rows as `pack_rows`
