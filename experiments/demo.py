@@ -49,7 +49,7 @@ STEPS = {"vae": 150, "wide": 300, "images": 3500, "small": 1500, "ways": 7500, "
          "finer": 6400, "turns": 9000, "looks": 4000, "joins": 4600,
          "loops": 900, "wider": 5200, "diagonals": 600, "words": 2200, "calm": 6400,
          "said": 3000, "shown": 11500, "closed": 7500, "seasons": 2500,
-         "styles": 2200, "whole": 4500, "manner": 3000, "dit": 6500}  # fmt: skip
+         "styles": 2200, "whole": 4500, "manner": 5500, "dit": 5500}  # fmt: skip
 STEPS |= {f"debug-{stage}": 2 for stage in STEPS if stage not in ("vae", "wide", "dit")}
 STEPS |= {"debug-vae": 3, "debug-wide": 3, "debug": 3}
 CLIPS = "world:shapes?split=train&objects=1&anchored=true&size={clips}&seed={seed}&close={close}"
@@ -225,11 +225,11 @@ STAGES = {
               "captions.weights=(('short',0.7),('descriptive',0.3))"),
     # words for styles again, as shapes were learnt: from very many close-ups that name theirs
     "manner": (*masks(1, 0, 0, 0, 0, 0, 0, 0), *few_tokens(2.0, SOON), LEARN_NEW, *SAID,
-               "plan.row_text=768",
+               "plan.row_text=768", "optim.schedule=wsd", "optim.decay_share=0.4",
                "captions.weights=(('short',0.1),('descriptive',0.6),('request',0.3))"),
     "dit": (*masks(0.4, 0.12, 0.11, 0.08, 0, 0, 0.29, 0.3), SOON, *EVERYTHING, LEARN_NEW, *SAID,
             BOTH_ENDS, *GENTLE, "denoising.masks.noise=0.1", "denoising.masks.reference=0.5",
-            "captions.weights=(('short',0.7),('descriptive',0.3))"),
+            "captions.weights=(('short',0.5),('descriptive',0.5))"),
 }  # fmt: skip
 OF_ALL = ("train", "stills", "slow", "fast", "motion", "returns", "loops", "large")
 WORDS = ("stills", "hollow", "outlines", "diagonal", "leaning", "motion")
