@@ -181,6 +181,14 @@ def test_texts_are_cleaned():
 WORDS = ("a", "red", "circle", "moves", "left")
 
 
+def test_words_that_the_vocabulary_lacks_are_named_once_and_signs_never():
+    tokenizer = Tokenizer(9, (*WORDS, "down-left"))
+    assert tokenizer.spelled("red circle moves left, a 12") == ()
+    assert tokenizer.spelled("a circle moves down-left") == ()
+    assert tokenizer.spelled("A red ötzi; 3 yaks, red yaks left-up") == ("A", "ötzi", "yaks", "up")
+    assert Tokenizer(9).spelled("a yak") == ()
+
+
 @pytest.mark.parametrize(
     "text", ["a red circle moves left", "Red circle, a red ötzi!", " a", "a-red 12 circles", ""]
 )

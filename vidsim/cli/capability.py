@@ -74,19 +74,20 @@ def settle(args: argparse.Namespace, needed: Sequence[str] = (), **own: Any) -> 
 def load_model(args: argparse.Namespace) -> "Model":
     """The model of settled options; says what keeps a --like from being the same video.
 
-    --cut-prompt cuts texts that are too long. Raises BadInput as `load` does.
+    --cut-prompt cuts texts that are too long; words that the model does not know are named.
+    Raises BadInput as `load` does.
     """
-    from vidsim.generate.fit import cut_text
+    from vidsim.generate.fit import cut_text, unknown_words
     from vidsim.generate.model import load
 
     model = load(args.ckpt, args.step)
     lines = settings.compare(args, args.facts, model)
-    if args.cut_prompt:
-        for name in ("prompt", "negative", "prompt_b"):
-            if getattr(args, name, None):
-                text, said = cut_text(model, getattr(args, name), f"--{name.replace('_', '-')}")
-                setattr(args, name, text)
-                lines += [said] * bool(said)
+    for name in ("prompt", "negative", "prompt_b"):
+        if text := getattr(args, name, None):
+            option = f"--{name.replace('_', '-')}"
+            text, said = cut_text(model, text, option) if args.cut_prompt else (text, "")
+            setattr(args, name, text)
+            lines += [line for line in (said, unknown_words(model, text, option)) if line]
     print("\n".join(lines), end="\n" * bool(lines), flush=True)
     return model
 

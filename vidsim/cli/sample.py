@@ -70,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
     notices = settings.compare(args, facts, model)
     if args.cut_prompt:
         asked = cut_prompts(model, asked, notices)
+    notices += unknown(model, asked)
     fitted = [fit(model.grid, request) for request in asked]
     requests = [one.sampled for one in fitted]
     if args.long_rows or all(request.num_frames == 1 for request in requests):
@@ -105,6 +106,15 @@ def sheet(pixels: "Sequence[np.ndarray]", requests: "Sequence[Request]") -> "np.
 
     captions = [f"seed {request.seed}: {request.prompt}" for request in requests]
     return contact_sheet(pixels, captions)[None]
+
+
+def unknown(model: "Model", asked: "Sequence[Request]") -> list[str]:
+    """What there is to say of words that the model does not know, each line once."""
+    from vidsim.generate.fit import unknown_words
+
+    lines = [unknown_words(model, request.prompt) for request in asked]
+    lines += [unknown_words(model, request.negative, "--negative") for request in asked]
+    return [line for line in dict.fromkeys(lines) if line]
 
 
 def cut_prompts(model: "Model", asked: "Sequence[Request]", notices: list[str]) -> "list[Request]":

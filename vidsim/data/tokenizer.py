@@ -78,6 +78,16 @@ class Tokenizer:
             tokens += ids
         return np.array(tokens, np.int32)
 
+    def spelled(self, text: str) -> tuple[str, ...]:
+        """The words of a text that are read letter by letter, each once; none where there is no
+        vocabulary."""
+        if not self._ids:
+            return ()
+        words = (_PARTS.findall(piece) if f" {piece.strip()}" not in self._ids else ()
+                 for piece in _PIECES.findall(text))  # fmt: skip
+        parts = (part.strip() for found in words for part in found)
+        return tuple(dict.fromkeys(p for p in parts if p.isalpha() and f" {p}" not in self._ids))
+
     def decode(self, tokens: np.ndarray) -> str:
         """The text of tokens; padding and start tokens are dropped."""
         raw = b""

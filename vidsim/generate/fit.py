@@ -59,6 +59,19 @@ def excess(model: Model, text: str) -> int:
     return max(0, model.tokenizer(most).count(clean(text)) - most)
 
 
+def unknown_words(model: Model, text: str, option: str = "--prompt") -> str:
+    """A line that names the words of a prompt which the model's captions lack or hardly have, ""
+    for none."""
+    tokenizer = model.tokenizer(model.limits.text)
+    found = tokenizer.spelled(clean(text))
+    if not found:
+        return ""
+    return (
+        f"{option}: {', '.join(map(repr, found))} not among the {len(tokenizer.words)} words of "
+        "the model's captions: read letter by letter, what it draws for it is a guess"
+    )
+
+
 def cut_text(model: Model, text: str, option: str = "--prompt") -> tuple[str, str]:
     """The start of a prompt that fits, and a line that says how much is cut ("" for nothing)."""
     plain, over = clean(text), excess(model, text)
