@@ -49,7 +49,8 @@ STEPS = {"vae": 150, "wide": 300, "images": 3500, "small": 1500, "ways": 7500, "
          "finer": 6400, "turns": 9000, "looks": 4000, "joins": 4600,
          "loops": 900, "wider": 5200, "diagonals": 600, "words": 2200, "calm": 6400,
          "said": 3000, "shown": 11500, "closed": 7500, "seasons": 2500,
-         "styles": 2200, "whole": 4500, "manner": 5500, "dit": 5500}  # fmt: skip
+         "styles": 2200, "whole": 4500,
+         "manner": 5500, "again": 5500, "dit": 2000}  # fmt: skip
 STEPS |= {f"debug-{stage}": 2 for stage in STEPS if stage not in ("vae", "wide", "dit")}
 STEPS |= {"debug-vae": 3, "debug-wide": 3, "debug": 3}
 CLIPS = "world:shapes?split=train&objects=1&anchored=true&size={clips}&seed={seed}&close={close}"
@@ -227,6 +228,10 @@ STAGES = {
     "manner": (*masks(1, 0, 0, 0, 0, 0, 0, 0), *few_tokens(2.0, SOON), LEARN_NEW, *SAID,
                "plan.row_text=768", "optim.schedule=wsd", "optim.decay_share=0.4",
                "captions.weights=(('short',0.1),('descriptive',0.6),('request',0.3))"),
+    "again": (*masks(0.4, 0.12, 0.11, 0.08, 0, 0, 0.29, 0.3), SOON, *EVERYTHING, LEARN_NEW, *SAID,
+              BOTH_ENDS, *GENTLE, "denoising.masks.noise=0.1", "denoising.masks.reference=0.5",
+              "captions.weights=(('short',0.5),('descriptive',0.5))"),
+    # from the mean of the weights before manner, which knew ways better, and of these
     "dit": (*masks(0.4, 0.12, 0.11, 0.08, 0, 0, 0.29, 0.3), SOON, *EVERYTHING, LEARN_NEW, *SAID,
             BOTH_ENDS, *GENTLE, "denoising.masks.noise=0.1", "denoising.masks.reference=0.5",
             "captions.weights=(('short',0.5),('descriptive',0.5))"),
@@ -260,7 +265,8 @@ CLIPS_OF = {
     "styles": ("styles", "seasons"),
     "whole": (*LAST, "closed", "seasons", "styles", "pictures"),
     "manner": ("manner",),
-    "dit": (*LAST, "closed", "seasons", "styles", "pictures", "manner"),
+    "again": (*LAST, "closed", "seasons", "styles", "pictures", "manner"),
+    "dit": (*LAST, "closed", "seasons", "styles", "manner"),
 }  # what each stage trains on; it starts from the weights of the one before
 # Stages on the latents of the wide autoencoder.
 ON_WIDE = tuple(STAGES)[list(STAGES).index("finer") :]
@@ -363,6 +369,7 @@ def commands(
         card += ["--scores", f"{scores}/{name}"]
     before = dict(zip(tuple(CLIPS_OF)[1:], CLIPS_OF, strict=False))  # whose weights a stage takes
     before |= {ONWARD: "before"} if onward else {}
+    before["dit"] = f"{before[ONWARD]},{home}/{before['dit']}"
 
     def autoencoder(name: str, clips: str, *more: str) -> tuple[list[str], str]:
         words = ["train", f"--config={me}:{kind.format(name)}", "--workdir", f"{home}/{name}",

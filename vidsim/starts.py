@@ -89,12 +89,36 @@ def denoiser_start(start: str, cfg: DenoisingConfig, vae: Path, vae_hash: str, s
     begin with the model's own and have further channels, and a network with more of LARGER: see
     `models.grow`. With another `channel_weight` the network sees its patches as before.
 
+    start          a model, or several with commas between, of which one came from the other: then
+                   the mean of their weights (arXiv:2109.01903), of a word's over those that know it
     cfg            of the run
     vae, vae_hash  folder and identity of the autoencoder of its latents
     seed           of new words and blocks
-    Raises BadInput when it is another network, or of other latents
+    Raises BadInput when one is another network, or of other latents
     """
-    model = load(start)
+    models = [load(name) for name in start.split(",")]
+    taken = [_taken(name, model, cfg, vae, vae_hash, seed)
+             for name, model in zip(start.split(","), models, strict=True)]  # fmt: skip
+    mean = jax.tree.map(lambda *several: np.mean(several, 0, several[0].dtype), *taken)
+    words = () if cfg.text is None else cfg.text.words
+    for k, word in enumerate(words):
+        tables = [params["text"]["bytes"]["table"] for params, model in
+                  zip(taken, models, strict=True) if word in _words(model)]  # fmt: skip
+        row = len(mean["text"]["bytes"]["table"]) - len(words) + k
+        if tables:
+            mean["text"]["bytes"]["table"][row] = np.mean([table[row] for table in tables], 0)
+    return mean
+
+
+def _words(model: Model) -> tuple[str, ...]:
+    text = model.task.cfg.text
+    return () if text is None else text.words
+
+
+def _taken(
+    start: str, model: Model, cfg: DenoisingConfig, vae: Path, vae_hash: str, seed: int
+) -> Any:
+    """The weights of one model at `start`, as `denoiser_start`."""
     here, there, where = cfg, model.task.cfg, f"config.start {start!r}"
     grows = _continues(model, cfg, vae, vae_hash)
     if grows:

@@ -102,6 +102,24 @@ def test_the_average_of_the_newest_checkpoint_is_what_a_run_starts_from(source):
     equal(start_of(_with(source, dit=run)), denoiser_params())
 
 
+def test_a_run_may_start_from_the_mean_of_two(source, tmp_path):
+    """Of a word's row, the mean over those that know it."""
+    text = dataclasses.replace(TASK.cfg.text, words=("red", "blue"))
+    task, first = Denoising(dataclasses.replace(TASK.cfg, text=text)), denoiser_params()
+    other = random_weights(task.init, 5)
+    vae_hash = save_model(tmp_path / "vae", to_dict(VAE.cfg), jax.device_get(vae_params()), {})
+    other = save_denoiser(tmp_path / "other", task, vae_hash, tmp_path / "vae")
+    both = dataclasses.replace(source, start=f"{source.start},{tmp_path / 'other'}")
+    found = start_of(_with(both, text=text))
+    table, last = (tree["text"]["bytes"].pop("table") for tree in (found, other))
+    old = first["text"]["bytes"].pop("table")
+    np.testing.assert_allclose(table[:-2], (old + last[:-2]) / 2, rtol=1e-6)
+    np.testing.assert_array_equal(table[-2:], last[-2:])
+    means = jax.tree.map(lambda a, b: (a + b) / 2, first, other)
+    for path, value in flatten(means).items():
+        np.testing.assert_allclose(flatten(found)[path], value, rtol=1e-5, err_msg=path)
+
+
 def test_a_larger_network_begins_as_the_smaller_one(source):
     cfg = TASK.cfg.dit
     larger = dataclasses.replace(

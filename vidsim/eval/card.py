@@ -73,8 +73,11 @@ def training_history(ckpt: str | os.PathLike[str], name: str = "denoiser") -> di
             raise bad(f"{ckpt}", "has no records of its training", "a model with a card")
         return {key: facts for key, facts in told.items() if key.startswith(name)}
     start = read_config(folder).get("start", "")
-    before = training_history(start, name) if start else {}
-    earlier = {f"{name}, stage {k}": facts for k, facts in enumerate(before.values(), 1)}
+    before: list[Facts] = []
+    for part in start.split(",") if start else ():
+        told = list(training_history(part, name).values())
+        before += [facts for facts in told if facts not in before]  # what both came from, once
+    earlier = {f"{name}, stage {k}": facts for k, facts in enumerate(before, 1)}
     return earlier | {name: training_facts(folder)}
 
 
