@@ -131,7 +131,7 @@ HELD_OUT = "shapes?split=heldout&seed={seed}&objects=1&anchored=true"
 TRIVIAL = "shapes?split=train&seed=0&objects=1&anchored=true"
 SAMPLER = ("sampler.solver=euler", "sampler.steps=16")
 PROMPT_ALONE = (*SAMPLER, "sampler.guidance.scale=3.0")
-GIVEN = (*SAMPLER, "sampler.guidance.scale=1.5")  # frames that are given say most themselves
+GIVEN = (*SAMPLER, "sampler.guidance.scale=1.0")  # frames that are given say most themselves
 ENCODE = ("geometry.vae_stride=(4,8,8)", "geometry.patch=(1,1,1)", "geometry.max_area=0",
           "geometry.max_frames=129", "geometry.max_tokens=1216", "geometry.decimate_share=0.1",
           "max_text=96", "midstream=true")  # fmt: skip

@@ -168,11 +168,11 @@ def test_every_command_takes_the_samplers_options_and_makes_a_file_again(place, 
 def test_given_frames_and_loops_are_guided_less_than_prompts_unless_it_is_said(place):
     """The guidance written into the file is that of the options, or the command's own default."""
     words = ["--prompt", "a", "--size", "24x16", "--frames", "8"]
-    for options, guidance in ((["--steps", "1"], 1.5), (["--steps", "1", "--guidance", "1"], 1.0)):
+    for options, guidance in ((["--steps", "1"], 1.0), (["--steps", "1", "--guidance", "2"], 2.0)):
         assert vidsim(place, "loop", *words, options=options) == 0
         facts = read_settings(place / "o.mkv")
         assert facts["guidance"] == guidance and "guidance" not in facts["options"]
-    others = {"animate": 1.5, "extend": 1.5, "join": 1.5, "edit": 3.0}
+    others = {"animate": 1.0, "extend": 1.0, "join": 1.0, "edit": 3.0}
     for command, guidance in others.items():
         given = [word.format(place) for word in COMMANDS[command]]
         assert vidsim(place, command, *given, "--prompt", "a", options=["--steps", "1"]) == 0

@@ -122,13 +122,13 @@ def test_seed_and_prompt_each_matter(together):
     assert gap(together[0], other) > 5 * ROUNDING
 
 
-def test_negative_prompt_matters_only_when_guided():
+def test_a_negative_prompt_matters_when_guided_and_is_refused_otherwise():
     plain = dataclasses.replace(REQUESTS[3], negative="")
     pair = sample_latents(make_model(), [REQUESTS[3], plain], CONFIG)
     assert np.abs(pair[0] - pair[1]).max() > 5 * ROUNDING
     unguided = dataclasses.replace(CONFIG, guidance=GuidanceConfig(1.0))
-    pair = sample_latents(make_model(), [REQUESTS[3], plain], unguided)
-    np.testing.assert_allclose(pair[0], pair[1], atol=ROUNDING, rtol=0)
+    with pytest.raises(BadInput, match="--negative: 'blurry' with guidance 1; a guidance above 1"):
+        sample_latents(make_model(), [REQUESTS[3], plain], unguided)
 
 
 def test_guidance_equals_the_mix_of_two_unguided_predictions():

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from vidsim.generate.pack import Request
     from vidsim.generate.roll import WindowConfig
 
-# Where given frames say most, and in loops; at the prompts' own default fewer clips are right
-# (experiments/RESULTS.md, versions 6 and 12).
-GUIDANCE = 1.5
+# Where given frames say most, and in loops: the prediction itself, at half the cost of a guided
+# one; more makes fewer clips right (experiments/RESULTS.md, versions 6, 12 and 14).
+GUIDANCE = 1.0
 
 _SIZE = re.compile(r"^(\d+)x(\d+)$")
 _SPAN = re.compile(r"^(\d*):(\d*)$")

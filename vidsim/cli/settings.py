@@ -32,7 +32,7 @@ def add_sampler(parser: argparse.ArgumentParser) -> None:
                         help="cut prompts that are too long instead of refusing them")  # fmt: skip
     parser.add_argument("--seed", type=int, help="same seed, same clip (default 0)")
     parser.add_argument("--steps", type=int, help="steps of the solver (default 20)")
-    parser.add_argument("--guidance", type=float, help="1 switches it off (default 3; 1.5 of "
+    parser.add_argument("--guidance", type=float, help="1 switches it off (default 3; 1 of "
                         "animate, extend, join and loop)")  # fmt: skip
     parser.add_argument("--guidance-range", "--guidance-interval", metavar="LOW:HIGH",
                         help="noise times at which to guide (default 0:1, all)")  # fmt: skip

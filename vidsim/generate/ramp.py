@@ -25,7 +25,7 @@ from vidsim.generate.model import Model
 from vidsim.generate.noise import shared_noise
 from vidsim.generate.pack import Request, build_batch, noise_key
 from vidsim.generate.roll import Window, window_seed
-from vidsim.generate.sample import Progress, SamplerConfig, lay_out
+from vidsim.generate.sample import Progress, SamplerConfig, check_negative, lay_out
 from vidsim.models.latents import denormalise
 from vidsim.tasks.base import Batch, Params
 from vidsim.tasks.denoising import Denoising
@@ -191,6 +191,7 @@ class _Rows:
     ) -> None:
         self.model, self.request, self.guidance = model, request, config.guidance
         self.patch = model.task.cfg.latent.patch
+        check_negative([request], config)
         self.layout = lay_out(model, [self._asked(window.latents)])
         self.grid = self.layout.grids[0]
         self.tokens, self.window = int(np.prod(self.grid)), window

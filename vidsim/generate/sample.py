@@ -139,6 +139,15 @@ def sample(
     ]
 
 
+def check_negative(requests: Sequence[Request], config: SamplerConfig) -> None:
+    """Refuses what nothing would read: negative prompts without guidance."""
+    for request in requests:
+        if request.negative and not config.guidance.needed:
+            what = f"{request.negative!r} with guidance {config.guidance.scale:g}"
+            allowed = "a guidance above 1, which leads away from it"
+            raise bad("--negative", what, allowed, "e.g. --guidance 3")
+
+
 def decode(
     model: Model,
     latents: Sequence[np.ndarray],
@@ -164,6 +173,7 @@ def sample_latents(
 
     conditions  what is given of each clip, None for nothing
     """
+    check_negative(requests, config)
     layout = lay_out(model, requests, config.long_rows, config.max_rows)
     model = model.for_rows(layout.limits.tokens)
     batches = [
