@@ -12,6 +12,7 @@ from vidsim.eval.suites.capabilities_edit import change, edit_cases, judge_edit
 from vidsim.generate.assets import find
 from vidsim.generate.edit import edit
 from vidsim.generate.extend import animate
+from vidsim.generate.fit import unknown_words
 from vidsim.generate.grow import sample_grown
 from vidsim.generate.model import load
 from vidsim.generate.pack import Request
@@ -38,6 +39,12 @@ def test_it_fits_the_package_and_says_where_it_comes_from():
     facts = load_model(folder).extra
     assert {"vae", "prompts", "capabilities"} <= {entry["suite"] for entry in facts["scores"]}
     assert facts["licence"] in (folder / "README.md").read_text()
+
+
+def test_it_says_which_words_it_never_read(model):
+    assert unknown_words(model, "a red circle moves right over plain moss") == ""
+    line = unknown_words(model, "a red penguin moves right", "--prompt-b")
+    assert line.startswith("--prompt-b: 'penguin' not among the ") and "red" not in line
 
 
 @pytest.mark.slow

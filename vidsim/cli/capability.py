@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from vidsim.generate.roll import WindowConfig
 
 # Where given frames say most, and in loops: the prediction itself, at half the cost of a guided
-# one; more makes fewer clips right (experiments/RESULTS.md, versions 6, 12 and 14).
+# one; more makes fewer clips right (experiments/RESULTS.md, versions 6 and 12, and the trial
+# after version 13).
 GUIDANCE = 1.0
 
 _SIZE = re.compile(r"^(\d+)x(\d+)$")

@@ -60,15 +60,14 @@ def excess(model: Model, text: str) -> int:
 
 
 def unknown_words(model: Model, text: str, option: str = "--prompt") -> str:
-    """A line that names the words of a prompt which the model's captions lack or hardly have, ""
-    for none."""
+    """A line that names the words of a prompt which the model's vocabulary lacks, "" for none."""
     tokenizer = model.tokenizer(model.limits.text)
     found = tokenizer.spelled(clean(text))
     if not found:
         return ""
     return (
         f"{option}: {', '.join(map(repr, found))} not among the {len(tokenizer.words)} words of "
-        "the model's captions: read letter by letter, what it draws for it is a guess"
+        "the model's vocabulary: read letter by letter; what training never named is a guess"
     )
 
 
