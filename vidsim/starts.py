@@ -96,9 +96,10 @@ def denoiser_start(start: str, cfg: DenoisingConfig, vae: Path, vae_hash: str, s
     seed           of new words and blocks
     Raises BadInput when one is another network, or of other latents
     """
-    models = [load(name) for name in start.split(",")]
+    names = start.split(",")
+    models = [load(name) for name in names]
     taken = [_taken(name, model, cfg, vae, vae_hash, seed)
-             for name, model in zip(start.split(","), models, strict=True)]  # fmt: skip
+             for name, model in zip(names, models, strict=True)]  # fmt: skip
     mean = jax.tree.map(lambda *several: np.mean(several, 0, several[0].dtype), *taken)
     words = () if cfg.text is None else cfg.text.words
     for k, word in enumerate(words):

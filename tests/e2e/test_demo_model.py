@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from vidsim.cli.main import main
 from vidsim.diffusion.guidance import GuidanceConfig
 from vidsim.eval.suites import prompts
 from vidsim.eval.suites.capabilities import CapabilitiesSuite
@@ -45,6 +46,15 @@ def test_it_says_which_words_it_never_read(model):
     assert unknown_words(model, "a red circle moves right over plain moss") == ""
     line = unknown_words(model, "a red penguin moves right", "--prompt-b")
     assert line.startswith("--prompt-b: 'penguin' not among the ") and "red" not in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["sample", "--frames", "1"], ["loop", "--frames", "8"]])
+def test_commands_say_it_before_they_draw(words, tmp_path, capsys):
+    out = str(tmp_path / "a.mkv")
+    assert main([*words, "--ckpt", "demo", "--prompt", "a red penguin moves right over plain moss",
+                 "--size", "48x48", "--steps", "1", "--out", out]) == 0  # fmt: skip
+    assert "--prompt: 'penguin' not among the " in capsys.readouterr().out
 
 
 @pytest.mark.slow

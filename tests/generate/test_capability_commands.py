@@ -103,6 +103,7 @@ A, B = "{}/a.mkv", "{}/b.mkv"
         (["edit", "--video", A, "--keep", "{}/dot.png"], "dot.png of 1x1; 24x16"),
         (["animate", "--image", "{}/dot.png"], "1x1 pixels; at least 8x8"),
         (["animate", "--image", A, "--frames", "4"], "--frames: 4"),
+        (["animate", "--image", A, "--negative", "blur"], "--negative: 'blur' with guidance 1"),
         (["loop", "--prompt", "x"], "--size"),
         (["long", "--size", "24x16", "--seconds", "0"], "--seconds: 0"),
         (["long", "--size", "24x16", "--ramp", "--one-clip"], "--ramp: with --one-clip"),

@@ -182,6 +182,13 @@ def test_a_card_counts_what_a_run_started_from_too(tmp_path):
     assert list(told) == ["denoiser, stage 1", "denoiser"]
     assert [facts["flops"] for facts in told.values()] == [8e10, 8e10]
     assert list(training_history(tmp_path / "images")) == ["denoiser"]
+    save_run_records(tmp_path / "video", f"{tmp_path / 'images'},demo")  # from the mean of two
+    both, shipped = training_history(tmp_path / "video"), training_history("demo")
+    assert list(both.values())[:-1] == [told["denoiser, stage 1"], *shipped.values()]
+    (tmp_path / "next").mkdir()
+    (tmp_path / "next" / "config.json").write_text('{"task": "denoising"}')
+    save_run_records(tmp_path / "next", f"demo,{tmp_path / 'video'}")
+    assert len(training_history(tmp_path / "next")) == len(both) + 1, "what both came from, once"
     told["denoiser"]["libraries"] = {"jax": "2"}  # the same everywhere: said once
     lines = training_lines(told)
     assert "| together | 80 | | 4 | 1.6e+11 | | |" in lines and "Hardware: 1 x cpu, Linux." in lines

@@ -49,6 +49,12 @@ def test_small_requests_are_those_of_the_sampler_whatever_grows_beside_them():
     assert np.abs(alone.video_THWC.astype(int) - made[1].video_THWC.astype(int)).max() <= 1
 
 
+def test_a_picture_may_grow_under_a_negative_prompt_though_its_tiles_are_not_guided():
+    plain, other = Request("x", 80, 64, seed=3), Request("x", 80, 64, seed=3, negative="blurry")
+    a, b = (grow.sample_grown(make_model(), [request], CONFIG)[0] for request in (plain, other))
+    assert a.video_THWC.shape == b.video_THWC.shape and (a.video_THWC != b.video_THWC).any()
+
+
 def test_tiles_start_from_the_enlarged_picture_and_are_put_together_again(monkeypatch):
     seen = []
 

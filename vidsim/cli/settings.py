@@ -105,15 +105,16 @@ def check_kinds(path: str, facts: Mapping[str, Any], examples: Mapping[str, Any]
 
 
 def sampler(args: argparse.Namespace) -> "SamplerConfig":
-    """The sampler of settled options."""
+    """The sampler of settled options. Raises BadInput for options that exclude each other."""
     from vidsim.diffusion.guidance import GuidanceConfig
-    from vidsim.generate.sample import SamplerConfig
+    from vidsim.generate.sample import SamplerConfig, check_negative
 
     match = _RANGE.match(args.guidance_range)
     if not match:
         raise bad("--guidance-range", repr(args.guidance_range), "LOW:HIGH noise times, e.g. 0.2:1")
     low, high = float(match[1]), float(match[2])
     guidance = GuidanceConfig(args.guidance, low, high, args.rescale)
+    check_negative(args.negative, guidance)
     return SamplerConfig(args.solver, args.steps, guidance, args.noise, args.sde)
 
 

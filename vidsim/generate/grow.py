@@ -101,7 +101,7 @@ def refine(
     places = list(itertools.product(*spans))
     conditions = [_noised(latent[:, a:b, c:d], model.grid.patch) for (a, b), (c, d) in places]
     asked = [
-        dataclasses.replace(request, height=(b - a) * unit, width=(d - c) * unit,
+        dataclasses.replace(request, height=(b - a) * unit, width=(d - c) * unit, negative="",
                             seed=stable_hash("tile", request.seed, H, W, a, c) >> 33)
         for (a, b), (c, d) in places
     ]  # fmt: skip

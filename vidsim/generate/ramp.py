@@ -191,7 +191,7 @@ class _Rows:
     ) -> None:
         self.model, self.request, self.guidance = model, request, config.guidance
         self.patch = model.task.cfg.latent.patch
-        check_negative([request], config)
+        check_negative(request.negative, config.guidance)
         self.layout = lay_out(model, [self._asked(window.latents)])
         self.grid = self.layout.grids[0]
         self.tokens, self.window = int(np.prod(self.grid)), window

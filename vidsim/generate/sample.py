@@ -139,13 +139,12 @@ def sample(
     ]
 
 
-def check_negative(requests: Sequence[Request], config: SamplerConfig) -> None:
-    """Refuses what nothing would read: negative prompts without guidance."""
-    for request in requests:
-        if request.negative and not config.guidance.needed:
-            what = f"{request.negative!r} with guidance {config.guidance.scale:g}"
-            allowed = "a guidance above 1, which leads away from it"
-            raise bad("--negative", what, allowed, "e.g. --guidance 3")
+def check_negative(negative: str, guidance: GuidanceConfig) -> None:
+    """Refuses what nothing would read: a negative prompt without guidance."""
+    if negative and not guidance.needed:
+        what = f"{negative!r} with guidance {guidance.scale:g}"
+        allowed = "a guidance above 1, which leads away from it"
+        raise bad("--negative", what, allowed, "e.g. --guidance 3")
 
 
 def decode(
@@ -173,7 +172,8 @@ def sample_latents(
 
     conditions  what is given of each clip, None for nothing
     """
-    check_negative(requests, config)
+    for request in requests:
+        check_negative(request.negative, config.guidance)
     layout = lay_out(model, requests, config.long_rows, config.max_rows)
     model = model.for_rows(layout.limits.tokens)
     batches = [
