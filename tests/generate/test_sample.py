@@ -112,6 +112,20 @@ def test_order_and_number_of_batches_do_not_matter(together):
         np.testing.assert_allclose(latent, together[i], atol=ROUNDING, rtol=0)
 
 
+def test_rows_are_computed_one_at_a_time_on_a_cpu_unless_asked(together, monkeypatch):
+    batches: list[int] = []
+    real = sampling._denoise
+    monkeypatch.setattr(
+        sampling, "_denoise", lambda *a: (batches.append(a[5].shape[0]), real(*a))[1]
+    )
+    usual = dataclasses.replace(CONFIG, max_rows=None)
+    for made, first in zip(sample_latents(make_model(), REQUESTS, usual), together, strict=True):
+        np.testing.assert_allclose(made, first, atol=ROUNDING, rtol=0)
+    assert len(batches) > 5 and set(batches) == {1}
+    monkeypatch.setattr(sampling, "current_platform", lambda: "tpu")
+    assert usual.rows_at_once == sampling.MAX_ROWS and CONFIG.rows_at_once == 2
+
+
 def test_seed_and_prompt_each_matter(together):
     def gap(a, b):
         return np.abs(a - b).max()

@@ -72,7 +72,7 @@ def run(model: Model, requests: Sequence[Request], config: SamplerConfig, runs: 
             start = time.perf_counter()
             work()
             spent[name].append(time.perf_counter() - start)
-    layout = lay_out(model, requests)
+    layout = lay_out(model, requests, rows_at_once=config.rows_at_once)
     tokens = sum(int(np.prod(grid)) for grid in layout.grids)
     return Throughput(
         len(requests), len(layout.rows), tokens,

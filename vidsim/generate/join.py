@@ -163,7 +163,7 @@ def _blended(
         nothing, share = given_frames(latent, 0, 0, patch), _ramp(t)
         pair = [request, dataclasses.replace(request, prompt=prompt)]
         conditions = blend_pair(latent, nothing, share, start)
-        both = dataclasses.replace(config, max_rows=max(2, config.max_rows))
+        both = dataclasses.replace(config, max_rows=max(2, config.rows_at_once))
         made.append(sample_latents(model, pair, both, progress, conditions)[0])
     return made
 

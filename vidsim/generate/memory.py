@@ -113,11 +113,12 @@ def plan_memory(
     available = available_bytes() if available is None else available
     growing = [r for r in requests if grows and len(sizes(model, r)) > 1]
     together = [r for r in requests if r not in growing]
-    tiles = [_tile(model, r) for r in growing for _ in range(config.max_rows * TILES_A_ROW)]
+    tiles = [_tile(model, r) for r in growing for _ in range(config.rows_at_once * TILES_A_ROW)]
     batches = [batch for batch in (together, tiles) if batch]
     denoise = max(_denoise_bytes(model, batch, config) for batch in batches)
     tokens = max(
-        lay_out(model, batch, config.long_rows, config.max_rows).limits.tokens for batch in batches
+        lay_out(model, batch, config.long_rows, config.rows_at_once).limits.tokens
+        for batch in batches
     )
     pixels = sum(r.height * r.width * r.num_frames * 3 for r in requests)
     space, time = model.vae.vae.cfg.space_stride, model.vae.vae.cfg.time_stride
@@ -140,8 +141,8 @@ def _tile(model: Model, request: Request) -> Request:
 
 
 def _denoise_bytes(model: Model, batch: Sequence[Request], config: SamplerConfig) -> int:
-    layout = lay_out(model, batch, config.long_rows, config.max_rows)
-    rows = bucket(len(layout.rows), config.max_rows)
+    layout = lay_out(model, batch, config.long_rows, config.rows_at_once)
+    rows = bucket(len(layout.rows), config.rows_at_once)
     return denoise_bytes(model.for_rows(layout.limits.tokens), rows, layout.limits, config)
 
 

@@ -191,7 +191,7 @@ def fill(
         made = sample_latents(model, asked, config, progress, conditions)
         return [latent[g : g + new] for latent in made]
     share = np.interp(np.arange(0, t, patch[0]), [g, g + max(new - patch[0], 1)], [0.0, 1.0])
-    both, made = dataclasses.replace(config, max_rows=max(2, config.max_rows)), []
+    both, made = dataclasses.replace(config, max_rows=max(2, config.rows_at_once)), []
     for number, (request, one) in enumerate(zip(asked, conditions, strict=True)):
         pair = blend_pair(one.latent_thwc, one.given_thw, share.astype(np.float32))
         prompts = [request, dataclasses.replace(request, prompt=towards)]

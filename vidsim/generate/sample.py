@@ -29,12 +29,13 @@ from vidsim.generate.pack import Request, bucket, build_batch, fit_rows, pack_ro
 from vidsim.models.codec import CodecConfig, decode_clips
 from vidsim.models.latents import denormalise
 from vidsim.models.tiles import decode_tiled
+from vidsim.nn.attention import current_platform
 from vidsim.tasks.base import Batch, Params
 from vidsim.tasks.denoising import Denoising
 from vidsim.tasks.prompting import Text
 
 Progress = Callable[[str, int, int], None]
-MAX_ROWS = 8  # of a batch
+MAX_ROWS = 8  # of a batch on an accelerator
 _LONG = 128  # rows longer than those of training are multiples of this
 
 
@@ -47,7 +48,8 @@ class SamplerConfig:
     guidance  how strongly prompts are followed
     noise     "shared": sizes of one seed share their coarse noise; "token": nothing in common
     sde       0..1, how much noise a solver that draws it adds at each step
-    max_rows  rows of one batch at most; bounds memory
+    max_rows  rows of one batch at most, which bounds memory; None: 8 on an accelerator, one on CPU,
+              where what a layer makes of one row stays in the cache
     codec     how much the VAE decodes at once
     tile      latents a side of the tiles that pictures are decoded in (exact); 0: whole
     long_rows a clip longer than any row of training gets a row of its own length
@@ -58,7 +60,7 @@ class SamplerConfig:
     guidance: GuidanceConfig = GuidanceConfig(scale=3.0)
     noise: str = "shared"
     sde: float = 1.0
-    max_rows: int = MAX_ROWS
+    max_rows: int | None = None
     codec: CodecConfig = field(default_factory=CodecConfig)
     tile: int = 0
     long_rows: bool = False
@@ -68,10 +70,15 @@ class SamplerConfig:
         check_kind(self.noise)
         if self.steps < 1:
             raise bad("--steps", f"{self.steps}", "at least 1")
-        if self.max_rows < 1:
+        if self.max_rows is not None and self.max_rows < 1:
             raise bad("SamplerConfig.max_rows", f"{self.max_rows}", "at least 1")
         if self.tile < 0:
             raise bad("SamplerConfig.tile", f"{self.tile}", "0 (whole) or more")
+
+    @property
+    def rows_at_once(self) -> int:
+        """Rows of one batch at most, here."""
+        return self.max_rows or (1 if current_platform() == "cpu" else MAX_ROWS)
 
 
 @dataclass(frozen=True)
@@ -95,11 +102,11 @@ class Layout:
 
 
 def lay_out(
-    model: Model, requests: Sequence[Request], long_rows: bool = False, max_rows: int = MAX_ROWS
+    model: Model, requests: Sequence[Request], long_rows: bool = False, rows_at_once: int = MAX_ROWS
 ) -> Layout:
     """Checks requests and gives them places, before anything is compiled.
 
-    long_rows, max_rows  as in SamplerConfig
+    long_rows, rows_at_once  as in SamplerConfig
     Raises  BadInput for no requests, a size off the grid (naming the nearest), a prompt or a clip
             that no row holds
     """
@@ -116,7 +123,7 @@ def lay_out(
         limits = dataclasses.replace(model.limits, tokens=length)
         rows = pack_rows(tokens, text, limits)
     else:
-        limits, rows = fit_rows(tokens, text, model.limits, max_rows)
+        limits, rows = fit_rows(tokens, text, model.limits, rows_at_once)
     return Layout(grids, prompts, negatives, rows, limits)
 
 
@@ -174,11 +181,11 @@ def sample_latents(
     """
     for request in requests:
         check_negative(request.negative, config.guidance)
-    layout = lay_out(model, requests, config.long_rows, config.max_rows)
+    at_once = config.rows_at_once
+    layout = lay_out(model, requests, config.long_rows, at_once)
     model = model.for_rows(layout.limits.tokens)
     batches = [
-        layout.rows[start : start + config.max_rows]
-        for start in range(0, len(layout.rows), config.max_rows)
+        layout.rows[start : start + at_once] for start in range(0, len(layout.rows), at_once)
     ]
     if progress:
         progress("denoise", 0, len(batches) * config.steps)
@@ -190,7 +197,7 @@ def sample_latents(
             if progress:
                 progress("denoise", before * steps + done, len(batches) * steps)
 
-        most = config.max_rows if len(batches) > 1 else bucket(len(rows), config.max_rows)
+        most = at_once if len(batches) > 1 else bucket(len(rows), at_once)
         x_RNP = np.asarray(
             _sample_rows(model, requests, layout, rows, most, config, report, conditions)
         )
