@@ -8,17 +8,22 @@ Purpose   one small model with every capability: 4x8x8 autoencoder, text encoder
           of 12 sizes and 1 to 129 frames among it. So far latents have 24 channels, in which
           objects leap from one latent frame to the next: 24 more, chosen for motion, carry them
           smoothly, and the denoiser goes on with all 48; it gets three more layers, reads what it
-          said in the step before, and sees the first frame of long videos; at last loops, winter,
-          and requests to change what is seen; exported in bfloat16
-Command   python experiments/demo.py         makes vidsim/assets/demo; goes on where it stopped
-          python experiments/demo.py --list  prints its commands: index, the autoencoder's
-                                             training, encode, nine stages of training, the
-                                             autoencoder widened, encode, fifteen more stages,
-                                             export, eval (vae, prompts, capabilities), export
+          said in the step before, and sees the first frame of long videos; then loops, winter, and
+          requests to change what is seen; then words for styles, from images, and everything once
+          more; from the mean of what was before these and after, again; at last everything and
+          those images together; exported in bfloat16
+Command   python experiments/demo.py           makes vidsim/assets/demo; goes on where it stopped
+          python experiments/demo.py --list    prints its commands: index, the autoencoder's
+                                               training, encode, nine stages of training, the
+                                               autoencoder widened, encode, nineteen more
+                                               stages, export, eval (vae, prompts, and
+                                               capabilities in three), export
+          python experiments/demo.py --onward  goes on from the shipped model of the version
+                                               before, in its place: the stages from ONWARD on
 Hardware  2 CPU cores, 8 GiB; an accelerator where there is one
-Cost      about fifteen hours on 2 CPU cores
+Cost      about eighteen hours on 2 CPU cores; --onward three and a half
 Target    colour and background 0.95, shape 0.80, direction 0.70 on held-out prompts; what
-          version 13 reaches: experiments/RESULTS.md
+          version 14 reaches: experiments/RESULTS.md
 Variants  :vae, :wide and the stages of CLIPS_OF, with :dit also without a name; each with debug-
           before it,
           a few steps; python experiments/demo.py --debug goes the whole road with them, in
@@ -27,22 +32,26 @@ Variants  :vae, :wide and the stages of CLIPS_OF, with :dit also without a name;
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 
 from vidsim.config import override, to_dict
 from vidsim.quickstart import denoiser_run, vae_run
 
 ROOT = Path(__file__).resolve().parents[1]
-VERSION = 13
+VERSION = 14
+ONWARD = "manner"  # the first stage after version 13
 STEPS = {"vae": 150, "wide": 300, "images": 3500, "small": 1500, "ways": 7500, "motion": 500,
          "mixed": 750, "prompted": 1550, "all": 4800, "given": 900, "sizes": 480,
          "finer": 6400, "turns": 9000, "looks": 4000, "joins": 4600,
          "loops": 900, "wider": 5200, "diagonals": 600, "words": 2200, "calm": 6400,
          "said": 3000, "shown": 11500, "closed": 7500, "seasons": 2500,
-         "styles": 2200, "dit": 4500}  # fmt: skip
+         "styles": 2200, "whole": 4500,
+         "manner": 5500, "again": 5500, "mean": 2000, "both": 9000, "dit": 1000}  # fmt: skip
 STEPS |= {f"debug-{stage}": 2 for stage in STEPS if stage not in ("vae", "wide", "dit")}
 STEPS |= {"debug-vae": 3, "debug-wide": 3, "debug": 3}
 CLIPS = "world:shapes?split=train&objects=1&anchored=true&size={clips}&seed={seed}&close={close}"
@@ -95,6 +104,17 @@ STYLES = CLIPS + (
     "&frames=1,5,9&frame_weights=4,3,1&sizes=48x48,48x80,80x48,64x64,64x96,96x64"
     "&size_weights=5,1,1,4,1,1&winter=0.15&requests=style"
 )
+SPOKEN = CLIPS + (  # whatever a caption says: its words are the vocabulary
+    "&frames=1,9,17&sizes=48x48,64x64&winter=0.3&returns=0.3&requests=background,season,style"
+)
+MANNER = CLIPS + (  # what a style is, learnt as a shape is: from many images, most of them close up
+    "&frames=1&sizes=32x32,48x48,64x64&size_weights=1,5,3&winter=0.2"
+    "&requests=style,season,background"
+)
+DRESSED = CLIPS + (  # styles that move, as the clips do whose style an edit changes
+    "&frames=9,17&frame_weights=1,1&sizes=48x48,64x64,48x80,80x48,64x96,96x64"
+    "&size_weights=5,4,1,1,1,1&winter=0.1&requests=style"
+)
 PICTURES = CLIPS + (  # larger than anything that moves
     "&frames=1&sizes=160x160,144x256,256x144,192x192,256x256&size_weights=3,2,2,2,2"
 )
@@ -116,7 +136,12 @@ HELD_OUT = "shapes?split=heldout&seed={seed}&objects=1&anchored=true"
 TRIVIAL = "shapes?split=train&seed=0&objects=1&anchored=true"
 SAMPLER = ("sampler.solver=euler", "sampler.steps=16")
 PROMPT_ALONE = (*SAMPLER, "sampler.guidance.scale=3.0")
-GIVEN = (*SAMPLER, "sampler.guidance.scale=1.5")  # frames that are given say most themselves
+GIVEN = (*SAMPLER, "sampler.guidance.scale=1.0")  # frames that are given say most themselves
+GIVEN_TASKS = ("animate", "forward", "backward", "join", "loop", "loop_prompt", "strangers",
+               "beginnings")  # fmt: skip
+PROMPTED_TASKS = ("edit", "image", "prototype", "variations", "sizes", "blend", "long")
+TIMED_TASKS = ("batch", "large")  # with nothing beside
+CAPABILITIES = {"given": GIVEN_TASKS, "prompted": PROMPTED_TASKS, "timed": TIMED_TASKS}
 ENCODE = ("geometry.vae_stride=(4,8,8)", "geometry.patch=(1,1,1)", "geometry.max_area=0",
           "geometry.max_frames=129", "geometry.max_tokens=1216", "geometry.decimate_share=0.1",
           "max_text=96", "midstream=true")  # fmt: skip
@@ -206,13 +231,36 @@ STAGES = {
     "styles": (*masks(0.86, 0.06, 0.02, 0.02, 0, 0, 0.04, 0), *few_tokens(1.5, SOON), LEARN_NEW,
                *SAID, *GENTLE, "plan.row_text=768",
                "captions.weights=(('short',0.15),('descriptive',0.35))"),
-    "dit": (*masks(0.4, 0.12, 0.11, 0.08, 0, 0, 0.29, 0.3), SOON, *EVERYTHING, LEARN_NEW, *SAID,
-            BOTH_ENDS, *GENTLE, "denoising.masks.noise=0.1", "denoising.masks.reference=0.5",
-            "captions.weights=(('short',0.7),('descriptive',0.3))"),
+    "whole": (*masks(0.4, 0.12, 0.11, 0.08, 0, 0, 0.29, 0.3), SOON, *EVERYTHING, LEARN_NEW, *SAID,
+              BOTH_ENDS, *GENTLE, "denoising.masks.noise=0.1", "denoising.masks.reference=0.5",
+              "captions.weights=(('short',0.7),('descriptive',0.3))"),
+    # words for styles again, as shapes were learnt: from very many close-ups that name theirs
+    "manner": (*masks(1, 0, 0, 0, 0, 0, 0, 0), *few_tokens(2.0, SOON), LEARN_NEW, *SAID,
+               "plan.row_text=768", "optim.schedule=wsd", "optim.decay_share=0.4",
+               "captions.weights=(('short',0.1),('descriptive',0.6),('request',0.3))"),
+    "again": (*masks(0.4, 0.12, 0.11, 0.08, 0, 0, 0.29, 0.3), SOON, *EVERYTHING, LEARN_NEW, *SAID,
+              BOTH_ENDS, *GENTLE, "denoising.masks.noise=0.1", "denoising.masks.reference=0.5",
+              "captions.weights=(('short',0.5),('descriptive',0.5))"),
+    # from the mean of the weights before manner, which knew ways better, and of these
+    "mean": (*masks(0.4, 0.12, 0.11, 0.08, 0, 0, 0.29, 0.3), SOON, *EVERYTHING, LEARN_NEW, *SAID,
+             BOTH_ENDS, *GENTLE, "denoising.masks.noise=0.1", "denoising.masks.reference=0.5",
+             "captions.weights=(('short',0.5),('descriptive',0.5))"),
+    # both at once, so that neither is unlearnt: everything, and many images that name their style
+    "both": (*masks(0.42, 0.13, 0.11, 0.08, 0, 0, 0.26, 0.3), SOON, *EVERYTHING, LEARN_NEW, *SAID,
+             BOTH_ENDS, "denoising.masks.noise=0.1", "denoising.masks.reference=0.5",
+             "plan.row_text=512", "optim.decay_share=0.7",
+             "captions.weights=(('short',0.35),('descriptive',0.65),('request',0.5))"),
+    # the mean of this and of what was before it is better at nearly all; it is hardly trained
+    "dit": (*masks(0.42, 0.13, 0.11, 0.08, 0, 0, 0.26, 0.3), SOON, *EVERYTHING, LEARN_NEW, *SAID,
+            BOTH_ENDS, "denoising.masks.noise=0.1", "denoising.masks.reference=0.5",
+            "plan.row_text=512", "optim.lr=0.005", "optim.adam_lr=0.00075",
+            "captions.weights=(('short',0.35),('descriptive',0.65),('request',0.5))"),
 }  # fmt: skip
 OF_ALL = ("train", "stills", "slow", "fast", "motion", "returns", "loops", "large")
 WORDS = ("stills", "hollow", "outlines", "diagonal", "leaning", "motion")
 LAST = (*OF_ALL, "diagonal", "hollow", "outlines", "leaning", "slow-lasting", "fast-lasting")
+BALANCED = tuple(name for name in LAST if name not in ("loops", "outlines"))
+BALANCED += ("closed", "pictures", "seasons", "styles", "manner", "named", "dressed")
 CLIPS_OF = {
     "images": ("images",),
     "small": ("small",),
@@ -237,7 +285,12 @@ CLIPS_OF = {
     "closed": (*LAST, "closed"),
     "seasons": ("seasons", "stills", "hollow", "outlines", "motion"),
     "styles": ("styles", "seasons"),
-    "dit": (*LAST, "closed", "seasons", "styles", "pictures"),
+    "whole": (*LAST, "closed", "seasons", "styles", "pictures"),
+    "manner": ("manner",),
+    "again": (*LAST, "closed", "seasons", "styles", "pictures", "manner"),
+    "mean": (*LAST, "closed", "seasons", "styles", "manner"),
+    "both": BALANCED,
+    "dit": BALANCED,
 }  # what each stage trains on; it starts from the weights of the one before
 # Stages on the latents of the wide autoencoder.
 ON_WIDE = tuple(STAGES)[list(STAGES).index("finer") :]
@@ -307,6 +360,10 @@ def worlds(debug: bool) -> dict[str, str]:
         "seasons": of(SEASONS, 24_000, 20, 0.2),
         "styles": of(STYLES, 24_000, 22, 0.4),
         "pictures": of(PICTURES, 4_000, 21, 0.3),
+        "manner": of(MANNER, 32_000, 23, 0.5),
+        "named": of(MANNER, 128_000, 25, 0.5),
+        "dressed": of(DRESSED, 12_000, 26, 0.2),
+        "spoken": of(SPOKEN, 2_000, 24, 0.3),
         "large": of(LARGE, 16_000, 11, 0.1),
         "diagonal": of(DIAGONAL, 12_000, 13, 0.3),
         "hollow": of(HOLLOW, 16_000, 14, 0.3),
@@ -322,15 +379,23 @@ def cache(home: str, stage: str, name: str) -> str:
     return f"{home}/{'wide' if stage in ON_WIDE else 'latents'}-{name}"
 
 
-def commands(debug: bool, home: str, asset: str) -> list[tuple[list[str], str]]:
-    """(words of a vidsim command, the file that is there when it is done; "" for: always run)."""
+def commands(
+    debug: bool, home: str, asset: str, onward: bool = False
+) -> list[tuple[list[str], str]]:
+    """(words of a vidsim command, the file that is there when it is done; "" for: always run).
+
+    onward  from the model in `home`/before, with its autoencoder, instead of from nothing
+    """
     me, kind = str(Path(__file__)), "debug-{}" if debug else "{}"
     scores = f"{home}/scores"
     export = ["export", "--ckpt", f"{home}/dit", "--max-mb", "10", "--out"]
-    card = ["--name", f"vidsim demo {VERSION}", "--license", licence(), "--vae-run", f"{home}/wide"]
+    card = ["--name", f"vidsim demo {VERSION}", "--license", licence()]
+    card += [] if onward else ["--vae-run", f"{home}/wide"]
     for name in suites(debug):
         card += ["--scores", f"{scores}/{name}"]
     before = dict(zip(tuple(CLIPS_OF)[1:], CLIPS_OF, strict=False))  # whose weights a stage takes
+    before |= {ONWARD: "before"} if onward else {}
+    before |= {"mean": f"{before[ONWARD]},{home}/{before['mean']}", "dit": f"mean,{home}/both"}
 
     def autoencoder(name: str, clips: str, *more: str) -> tuple[list[str], str]:
         words = ["train", f"--config={me}:{kind.format(name)}", "--workdir", f"{home}/{name}",
@@ -338,7 +403,7 @@ def commands(debug: bool, home: str, asset: str) -> list[tuple[list[str], str]]:
         return words, f"{home}/{name}/vae/config.json"
 
     def encode(vae: str, stage: str, name: str) -> tuple[list[str], str]:
-        out, first = cache(home, stage, name), cache(home, "images", "train")
+        out, first = cache(home, stage, name), cache(home, stage, "spoken")
         words = "words=256" if out == first else f"words_from={first}"
         return ["encode", "--vae", f"{home}/{vae}", "--index", f"{home}/{name}.parquet",
                 "--out", out, *ENCODE, words], ""  # fmt: skip
@@ -351,19 +416,28 @@ def commands(debug: bool, home: str, asset: str) -> list[tuple[list[str], str]]:
         return ["train", f"--config={me}:{name}", "--workdir", f"{home}/{stage}",
                 f"data.cache={first}", *more, *start], ""  # fmt: skip
 
+    def encoded(vae: str, stages: tuple[str, ...]) -> list[tuple[list[str], str]]:
+        names = dict.fromkeys(["spoken", *(name for stage in stages for name in CLIPS_OF[stage])])
+        return [encode(vae, stages[0], name) for name in names]  # the vocabulary comes first
+
+    def index(names: Iterable[str]) -> list[tuple[list[str], str]]:
+        return [(["index", worlds(debug)[name], "--out", f"{home}/{name}.parquet"],
+                 f"{home}/{name}.parquet") for name in names]  # fmt: skip
+
     early = tuple(stage for stage in CLIPS_OF if stage not in ON_WIDE)
-    # The training set is encoded first, for its words.
-    narrow = dict.fromkeys(["train", *(name for stage in early for name in CLIPS_OF[stage])])
-    wide = dict.fromkeys(name for stage in ON_WIDE for name in CLIPS_OF[stage])
-    return [
-        *((["index", spec, "--out", f"{home}/{name}.parquet"], f"{home}/{name}.parquet")
-          for name, spec in worlds(debug).items()),
+    late = ON_WIDE[ON_WIDE.index(ONWARD) :] if onward else ON_WIDE
+    from_nothing = [
         autoencoder("vae", "train"),
-        *(encode("vae", "images", name) for name in narrow),
+        *encoded("vae", early),
         *(train(stage) for stage in early),
         autoencoder("wide", "moving", f"start={home}/vae"),
-        *(encode("wide", "dit", name) for name in wide),
-        *(train(stage) for stage in ON_WIDE),
+    ]
+    needed = dict.fromkeys(["spoken", *(name for stage in late for name in CLIPS_OF[stage])])
+    return [
+        *index(needed if onward else worlds(debug)),
+        *([] if onward else from_nothing),
+        *encoded("before" if onward else "wide", late),
+        *(train(stage) for stage in late),
         ([*export, f"{home}/bare"], f"{home}/bare/config.json"),
         *((["eval", "--ckpt", f"{home}/bare", "--out", f"{scores}/{name}", "--suite", *words],
            f"{scores}/{name}/results.json") for name, words in suites(debug).items()),
@@ -377,15 +451,17 @@ def suites(debug: bool) -> dict[str, list[str]]:
         "vae": ["vae", "clips=4" if debug else "clips=72"],
         "prompts": ["prompts", f"world={HELD_OUT.format(seed=2)}", f"prompts={4 if debug else 288}",
                     "frames=(1,5,9)", *PROMPT_ALONE],
-        "capabilities": ["capabilities", "clips=1" if debug else "clips=48",
-                         f"world={HELD_OUT.format(seed=3)}", f"training={TRIVIAL}", *GIVEN],
+        **{name: ["capabilities", f"tasks={tasks}", "clips=1" if debug else "clips=48",
+                  f"world={HELD_OUT.format(seed=3)}", f"training={TRIVIAL}", *GIVEN]
+           for name, tasks in CAPABILITIES.items()},
     }  # fmt: skip
     if debug:
         found["prompts"] += ["sampler.steps=1", "sizes=((48,48),)", "frames=(5,)", "vae_prompts=0"]
-        found["capabilities"] += [
-            "sampler.steps=1", "library=2", "size=(48,48)", "frames=17", "strengths=(0.5,)",
-            "sizes=((48,48),)", "size_clips=1", "large=(96,96)", "long_clips=1", "long_s=5.0",
-        ]  # fmt: skip
+        for name in CAPABILITIES:
+            found[name] += [
+                "sampler.steps=1", "library=2", "size=(48,48)", "frames=17", "strengths=(0.5,)",
+                "sizes=((48,48),)", "size_clips=1", "large=(96,96)", "long_clips=1", "long_s=5.0",
+            ]  # fmt: skip
     return found
 
 
@@ -394,25 +470,44 @@ def licence() -> str:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["license"]
 
 
-def other_version(config: Path, wanted: str) -> str:
-    """The name of the model that an exported folder holds, "" for none or the wanted one."""
-    name = str(json.loads(config.read_text())["extra"]["name"]) if config.exists() else ""
-    return "" if name == wanted else name
+def version(model: Path) -> str:
+    """The name of the model that an exported folder holds, "" for none."""
+    config = model / "config.json"
+    return str(json.loads(config.read_text())["extra"]["name"]) if config.exists() else ""
+
+
+def in_the_way(asset: Path, before: Path, onward: bool) -> str:
+    """Why the script may not begin: another model where its own is to be; "" for nothing. To go
+    on from the shipped model, that is copied first, to `before`."""
+    found, last = version(asset), f"vidsim demo {VERSION - 1}"
+    if onward and found == last and not before.exists():
+        part = before.with_name("before.part")
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(asset, part)
+        part.rename(before)
+    if onward and version(before) != last:
+        return f"{asset} holds {found!r}; {last!r} for --onward"
+    if found in ("", f"vidsim demo {VERSION}") or onward and found == last:
+        return ""
+    return f"{asset} holds {found!r}; wanted version {VERSION}; delete it"
 
 
 def main(words: list[str]) -> int:
     """Runs what is not done yet; the exit code is that of the first command that fails."""
-    debug = "--debug" in words
+    debug, listed, onward = (f"--{word}" in words for word in ("debug", "list", "onward"))
     home = "runs/demo-debug" if debug else "runs/demo"
-    asset = f"{home}/asset" if debug else str(ROOT / "vidsim" / "assets" / "demo")
-    found = other_version(Path(asset) / "config.json", f"vidsim demo {VERSION}")
-    if found and "--list" not in words:
-        print(f"experiments/demo.py: {asset} holds {found!r}; wanted version {VERSION}; delete it")
-        return 2
+    asset = Path(home, "asset") if debug else ROOT / "vidsim" / "assets" / "demo"
     Path(home).mkdir(parents=True, exist_ok=True)
-    for command, done in commands(debug, home, asset):
+    if not listed and (why := in_the_way(asset, Path(home, "before"), onward)):
+        print(f"experiments/demo.py: {why}")
+        return 2
+    for command, done in commands(debug, home, str(asset), onward):
         print(f"$ vidsim {shlex.join(command)}", flush=True)
-        if "--list" in words or (done and Path(done).exists()):
+        if listed:
+            continue
+        if Path(done).parent == asset and version(asset) == f"vidsim demo {VERSION - 1}":
+            shutil.rmtree(asset)  # its copy is the model the script went on from
+        if done and Path(done).exists():
             continue
         code = subprocess.run([sys.executable, "-m", "vidsim", *command]).returncode
         if code:

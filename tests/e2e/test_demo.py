@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import runpy
 import subprocess
 import sys
 
@@ -52,6 +53,22 @@ def test_an_older_model_in_its_place_stops_the_script_before_it_trains(tmp_path)
     done = _demo(tmp_path, "--debug")
     assert done.returncode == 2 and "holds 'vidsim demo 0'" in done.stdout
     assert [path.name for path in asset.parent.iterdir()] == ["asset"], "nothing was made"
+
+
+def test_it_goes_on_from_the_version_before_and_from_no_other(tmp_path):
+    script = runpy.run_path(str(SCRIPT))
+    version, onward = script["VERSION"], script["ONWARD"]
+    asset, before = tmp_path / "asset", tmp_path / "before"
+    asset.mkdir()
+    for name, stops in (("vidsim demo 0", True), (f"vidsim demo {version - 1}", False)):
+        (asset / "config.json").write_text(f'{{"extra": {{"name": "{name}"}}}}')
+        assert bool(script["in_the_way"](asset, before, True)) == stops, name
+        assert before.exists() != stops
+    assert script["in_the_way"](asset, before, False), "what ships is not overwritten unasked"
+    done = _demo(tmp_path, "--list", "--onward")
+    trained = [line for line in done.stdout.splitlines() if line.startswith("$ vidsim train")]
+    assert f":{onward} " in trained[0] and "start=runs/demo/before" in trained[0]
+    assert len(trained) == len(script["STAGES"]) - list(script["STAGES"]).index(onward)
 
 
 @pytest.mark.slow

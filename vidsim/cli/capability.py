@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from vidsim.generate.roll import WindowConfig
 
 # Where given frames say most, and in loops: the prediction itself, at half the cost of a guided
-# one; more makes fewer clips right (experiments/RESULTS.md, versions 6 and 12, and the trial
-# after version 13).
+# one; more makes fewer clips right (experiments/RESULTS.md, versions 6 and 12, and towards
+# version 14).
 GUIDANCE = 1.0
 
 _SIZE = re.compile(r"^(\d+)x(\d+)$")

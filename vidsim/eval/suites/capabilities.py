@@ -99,7 +99,7 @@ class CapabilitiesSuite:
     library: int = 256
     size: tuple[int, int] = (64, 64)
     frames: int = 17
-    strengths: tuple[float, ...] = (0.3, 0.5, 0.7, 0.85)
+    strengths: tuple[float, ...] = (0.3, 0.5, 0.7, 0.85, 0.9)
     beginnings: int = 4
     sizes: tuple[tuple[int, int], ...] = SIZES
     size_clips: int = 16
