@@ -178,6 +178,11 @@ GENTLE = ("optim.lr=0.01", "optim.adam_lr=0.0015")  # half the rate of the stage
 BOTH_ENDS = "denoising.masks.join_given=2"
 EVERYTHING = ("plan.row_text=448", "plan.row_segments=64", "denoising.times.base_shift=3.0",
               "optim.decay_share=1.0")  # fmt: skip
+LATE = (SOON, *EVERYTHING, LEARN_NEW, *SAID, BOTH_ENDS, "denoising.masks.noise=0.1",
+        "denoising.masks.reference=0.5")  # fmt: skip
+EVENLY = "captions.weights=(('short',0.5),('descriptive',0.5))"
+NAMED = (*masks(0.42, 0.13, 0.11, 0.08, 0, 0, 0.26, 0.3), *LATE, "plan.row_text=512",
+         "captions.weights=(('short',0.35),('descriptive',0.65),('request',0.5))")  # fmt: skip
 STAGES = {
     "images": (*masks(1, 0, 0, 0, 0, 0, 0, 0), "plan.row_text=320", "optim.schedule=constant"),
     "small": (*masks(0.7, 0.06, 0.06, 0.05, 0.04, 0.04, 0.05, 0.05), *few_tokens(2.0)),
@@ -219,42 +224,28 @@ STAGES = {
     "said": (*masks(0.8, 0.1, 0.04, 0.04, 0, 0, 0.02, 0), *few_tokens(3.5, SOON), LEARN_NEW, *SAID),
     # clips begin mid-stream more often, as the windows of a long video do, and half of these see
     # their first frame
-    "shown": (*masks(0.5, 0.12, 0.12, 0.07, 0, 0, 0.19, 0.2), SOON, *EVERYTHING, LEARN_NEW, *SAID,
-              BOTH_ENDS, "denoising.masks.noise=0.1", "denoising.masks.reference=0.5"),
+    "shown": (*masks(0.5, 0.12, 0.12, 0.07, 0, 0, 0.19, 0.2), *LATE),
     # loops, from both their ends and from prompts alone
-    "closed": (*masks(0.4, 0.12, 0.11, 0.08, 0, 0, 0.29, 0.3), SOON, *EVERYTHING, LEARN_NEW, *SAID,
-               BOTH_ENDS, *GENTLE, "denoising.masks.noise=0.1", "denoising.masks.reference=0.5"),
-    # winter, and requests: new words, in clips of few tokens
+    "closed": (*masks(0.4, 0.12, 0.11, 0.08, 0, 0, 0.29, 0.3), *LATE, *GENTLE),
     "seasons": (*masks(0.86, 0.06, 0.02, 0.02, 0, 0, 0.04, 0), *few_tokens(3.5, SOON), LEARN_NEW,
                 *SAID, *GENTLE, "plan.row_text=768"),
     # no caption of the others says much of a style, and no noise as high as theirs leaves it open
     "styles": (*masks(0.86, 0.06, 0.02, 0.02, 0, 0, 0.04, 0), *few_tokens(1.5, SOON), LEARN_NEW,
                *SAID, *GENTLE, "plan.row_text=768",
                "captions.weights=(('short',0.15),('descriptive',0.35))"),
-    "whole": (*masks(0.4, 0.12, 0.11, 0.08, 0, 0, 0.29, 0.3), SOON, *EVERYTHING, LEARN_NEW, *SAID,
-              BOTH_ENDS, *GENTLE, "denoising.masks.noise=0.1", "denoising.masks.reference=0.5",
+    "whole": (*masks(0.4, 0.12, 0.11, 0.08, 0, 0, 0.29, 0.3), *LATE, *GENTLE,
               "captions.weights=(('short',0.7),('descriptive',0.3))"),
     # words for styles again, as shapes were learnt: from very many close-ups that name theirs
     "manner": (*masks(1, 0, 0, 0, 0, 0, 0, 0), *few_tokens(2.0, SOON), LEARN_NEW, *SAID,
                "plan.row_text=768", "optim.schedule=wsd", "optim.decay_share=0.4",
                "captions.weights=(('short',0.1),('descriptive',0.6),('request',0.3))"),
-    "again": (*masks(0.4, 0.12, 0.11, 0.08, 0, 0, 0.29, 0.3), SOON, *EVERYTHING, LEARN_NEW, *SAID,
-              BOTH_ENDS, *GENTLE, "denoising.masks.noise=0.1", "denoising.masks.reference=0.5",
-              "captions.weights=(('short',0.5),('descriptive',0.5))"),
+    "again": (*masks(0.4, 0.12, 0.11, 0.08, 0, 0, 0.29, 0.3), *LATE, *GENTLE, EVENLY),
     # from the mean of the weights before manner, which knew ways better, and of these
-    "mean": (*masks(0.4, 0.12, 0.11, 0.08, 0, 0, 0.29, 0.3), SOON, *EVERYTHING, LEARN_NEW, *SAID,
-             BOTH_ENDS, *GENTLE, "denoising.masks.noise=0.1", "denoising.masks.reference=0.5",
-             "captions.weights=(('short',0.5),('descriptive',0.5))"),
+    "mean": (*masks(0.4, 0.12, 0.11, 0.08, 0, 0, 0.29, 0.3), *LATE, *GENTLE, EVENLY),
     # both at once, so that neither is unlearnt: everything, and many images that name their style
-    "both": (*masks(0.42, 0.13, 0.11, 0.08, 0, 0, 0.26, 0.3), SOON, *EVERYTHING, LEARN_NEW, *SAID,
-             BOTH_ENDS, "denoising.masks.noise=0.1", "denoising.masks.reference=0.5",
-             "plan.row_text=512", "optim.decay_share=0.7",
-             "captions.weights=(('short',0.35),('descriptive',0.65),('request',0.5))"),
+    "both": (*NAMED, "optim.decay_share=0.7"),
     # the mean of this and of what was before it is better at nearly all; it is hardly trained
-    "dit": (*masks(0.42, 0.13, 0.11, 0.08, 0, 0, 0.26, 0.3), SOON, *EVERYTHING, LEARN_NEW, *SAID,
-            BOTH_ENDS, "denoising.masks.noise=0.1", "denoising.masks.reference=0.5",
-            "plan.row_text=512", "optim.lr=0.005", "optim.adam_lr=0.00075",
-            "captions.weights=(('short',0.35),('descriptive',0.65),('request',0.5))"),
+    "dit": (*NAMED, "optim.lr=0.005", "optim.adam_lr=0.00075"),
 }  # fmt: skip
 OF_ALL = ("train", "stills", "slow", "fast", "motion", "returns", "loops", "large")
 WORDS = ("stills", "hollow", "outlines", "diagonal", "leaning", "motion")

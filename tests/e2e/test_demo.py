@@ -4,6 +4,7 @@ import dataclasses
 import os
 import pathlib
 import runpy
+import shlex
 import subprocess
 import sys
 
@@ -69,6 +70,21 @@ def test_it_goes_on_from_the_version_before_and_from_no_other(tmp_path):
     trained = [line for line in done.stdout.splitlines() if line.startswith("$ vidsim train")]
     assert f":{onward} " in trained[0] and "start=runs/demo/before" in trained[0]
     assert len(trained) == len(script["STAGES"]) - list(script["STAGES"]).index(onward)
+
+
+@pytest.mark.parametrize("how", ["", "--onward"])
+def test_no_stage_starts_from_weights_that_are_not_there_yet(tmp_path, how):
+    made = {"runs/demo/before"} if how else set()
+    averaged = 0
+    for line in _demo(tmp_path, "--list", *how.split()).stdout.splitlines():
+        words = shlex.split(line)
+        start = [word.removeprefix("start=") for word in words if word.startswith("start=")]
+        for parts in (one.split(",") for one in start):
+            averaged += len(parts) > 1
+            assert set(parts) <= made and len(set(parts)) == len(parts), line
+        if "--workdir" in words:
+            made.add(words[words.index("--workdir") + 1])
+    assert averaged == 2 and "runs/demo/dit" in made
 
 
 @pytest.mark.slow
