@@ -49,7 +49,7 @@ class SamplerConfig:
     noise     "shared": sizes of one seed share their coarse noise; "token": nothing in common
     sde       0..1, how much noise a solver that draws it adds at each step
     max_rows  rows of one batch at most, which bounds memory; None: 8 on an accelerator, one on CPU,
-              where what a layer makes of one row stays in the cache
+              where several at once are slower (experiments/RESULTS.md)
     codec     how much the VAE decodes at once
     tile      latents a side of the tiles that pictures are decoded in (exact); 0: whole
     long_rows a clip longer than any row of training gets a row of its own length
